@@ -1,0 +1,92 @@
+# `make help` lists what can be made. Needs Python 3.11+ and a package index; all else goes into .venv.
+PYTHON ?= python3
+ARGS   ?=
+AGAINST ?= main
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
+BUF  := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf
+
+CODE := $(wildcard weft services gateway sandbox cli)
+ALL  := $(CODE) $(wildcard tests bench tools)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help up test lint proto breaking bench lock clean .venv
+.PHONY: lint-style lint-types lint-imports lint-proto lint-generated
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: $(VENV)/.runtime ## start everything and place three sample orders; Ctrl-C stops it
+	@$(BIN)/weft up --demo $(ARGS)
+
+test: $(VENV)/.dev ## run the tests; ARGS="-k declined" picks some, ARGS="-n 2" shares them out
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: lint-style lint-types lint-imports lint-proto lint-generated ## check style, types, layering and protobuf
+
+lint-style: $(VENV)/.dev
+	@$(BIN)/ruff check --quiet $(ALL)
+	@$(BIN)/ruff format --check --output-format concise $(ALL) || { echo "unformatted; run: $(BIN)/ruff format $(ALL)" >&2; exit 1; }
+
+lint-types: $(VENV)/.dev .build/googleapis
+	@$(BIN)/mypy $(CODE) tools
+
+lint-imports: $(VENV)/.dev
+	@$(BIN)/lint-imports --no-logo
+
+lint-proto: $(VENV)/.dev .build/googleapis
+	@$(BUF) lint
+	@$(BUF) format proto --diff --exit-code
+
+lint-generated: $(VENV)/.dev .build/googleapis
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && mkdir "$$out/gen" \
+	  && $(BUF) generate --output "$$out" && $(BUF) build proto --output "$$out/gen/commerce.binpb" \
+	  && { diff --recursive --brief --exclude=__pycache__ "$$out/gen" gen \
+	       || { echo "gen/ is not what proto/ says; run: make proto" >&2; exit 1; }; }
+
+proto: $(VENV)/.dev .build/googleapis ## generate gen/ from proto/
+	@$(BUF) format proto --write
+	@$(BUF) generate
+	@$(BUF) build proto --output gen/commerce.binpb
+
+breaking: $(VENV)/.dev .build/googleapis ## check that proto/ still speaks with AGAINST (a git revision; main)
+	@git show $(AGAINST):gen/commerce.binpb | $(BUF) breaking proto --against '-#format=binpb'
+
+bench: $(VENV)/.dev ## measure, and print one table
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: $(VENV)/.dev ## pin requirements*.in again, with hashes
+	@for set in requirements requirements-dev; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-emit-find-links $(ARGS) $$set.in --output-file $$set.txt || exit 1; \
+	done
+
+clean: ## remove what was made here, the data in .weft excepted
+	@rm -rf $(VENV) .build .bench .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv: $(VENV)/.dev
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "weft needs Python 3.11 or newer, and $(PYTHON) is not; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.made requirements.txt pyproject.toml
+	@echo "installing what weft needs into $(VENV)"
+	@$(PIP) install --require-hashes --requirement requirements.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+	@echo "installing what its tests and checks need"
+	@$(PIP) install --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+.build/googleapis: $(VENV)/.dev tools/copy_googleapis.py
+	@$(BIN)/python tools/copy_googleapis.py $@
+	@touch $@

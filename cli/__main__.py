@@ -1,0 +1,5 @@
+"""`python -m cli` is `weft`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,72 @@
+"""How orders, products and amounts are shown: tables for people, protobuf's JSON for programs."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+from google.protobuf.json_format import MessageToJson
+from rich.console import Console
+from rich.table import Table
+
+from commerce.order.v1.order_service_pb2 import CancelReason, OrderState
+from weft.domain import Money
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from google.protobuf.message import Message
+    from google.protobuf.timestamp_pb2 import Timestamp
+    from google.type.money_pb2 import Money as MoneyMessage
+
+    from commerce.order.v1.order_service_pb2 import Order
+
+_COLOURS = {
+    OrderState.ORDER_STATE_PENDING: "yellow",
+    OrderState.ORDER_STATE_CANCELLING: "yellow",
+    OrderState.ORDER_STATE_CANCELLED: "red",
+}
+
+
+def print_json(message: Message) -> None:
+    """Print a message in protobuf's JSON mapping, with the fields that have their default."""
+    print(MessageToJson(message, always_print_fields_with_no_presence=True))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """Print rows under headings; cells may carry rich's markup."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0), title=title)
+    table.title_justify = "left"
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def order_state(order: Order) -> str:
+    """Return its state in a colour, and why it was cancelled if it was."""
+    name = OrderState.Name(order.state).removeprefix("ORDER_STATE_")
+    if order.cancel_reason:
+        name += f" ({words(CancelReason.Name(order.cancel_reason), 'CANCEL_REASON_')})"
+    return f"[{_COLOURS.get(order.state, 'green')}]{name}[/]"
+
+
+def words(name: str, prefix: str) -> str:
+    """Return an enum value's name in lower-case words: `OUT_OF_STOCK` is `out of stock`."""
+    return name.removeprefix(prefix).replace("_", " ").lower()
+
+
+def order_lines(order: Order) -> str:
+    """Return what was ordered, as in `2 x mug, 1 x tee`."""
+    return ", ".join(f"{line.quantity} x {line.sku}" for line in order.lines)
+
+
+def amount(money: MoneyMessage) -> str:
+    """Return an amount, as in `12.50 EUR`; nothing for an amount that is not set."""
+    return str(Money.of(money)) if money.currency_code else ""
+
+
+def local_time(time: Timestamp) -> str:
+    """Return a time in this machine's zone, to the second; nothing for a time that is not set."""
+    return f"{time.ToDatetime(UTC).astimezone():%Y-%m-%d %H:%M:%S}" if time.seconds else ""

@@ -1,0 +1,117 @@
+"""The `weft` command: what can be typed, and what it means. The work is imported when it is to be done."""
+
+import os
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cli.data import DEFAULT_DATA
+from cli.errors import Problem
+from cli.options import Data
+from cli.shop import orders, products, stock
+
+app = typer.Typer(
+    name="weft",
+    help="Weft: a commerce backend of event-driven services. `weft up` starts all of it on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(orders, name="order")
+app.add_typer(products, name="product")
+app.add_typer(stock, name="stock")
+
+
+class LogLevel(StrEnum):
+    """The least level that the services log."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How the services' log files are written."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"weft {version('weft')}")
+        raise typer.Exit
+
+
+@app.callback()
+def weft(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take what all commands share."""
+
+
+@app.command()
+def up(
+    data: Data = DEFAULT_DATA,
+    one_process: Annotated[
+        bool, typer.Option("--one-process", help="Host all services in one process instead of one each.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Once ready, place three sample orders and follow them.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="The least level that the services log.")
+    ] = LogLevel.INFO,
+    log_format: Annotated[LogFormat, typer.Option(help="How DIR/logs/*.log are written.")] = LogFormat.JSON,
+) -> None:
+    """Start everything on this machine and serve until Ctrl-C or SIGTERM.
+
+    Runs a NATS server, a stand-in for the payment provider and the services on free ports, restarts what
+    dies, and keeps all data under DIR: a second `weft up` on the same DIR goes on where the first stopped.
+    DIR/run.json says what runs and where; DIR/logs has a log for each process.
+    """
+    from cli.up import Wishes
+    from cli.up import up as serve
+
+    raise typer.Exit(serve(Wishes(data, one_process, demo, log_level.value, log_format.value)))
+
+
+@app.command()
+def down(
+    data: Data = DEFAULT_DATA,
+    timeout: Annotated[float, typer.Option(min=0, help="How many seconds to wait for the end.")] = 60.0,
+) -> None:
+    """Stop what `weft up` started in DIR, and wait until all of it is gone."""
+    from cli.up import down as stop
+
+    print(stop(data, timeout))
+
+
+@app.command()
+def demo(data: Data = DEFAULT_DATA) -> None:
+    """Place three sample orders in the running system: one that succeeds, one declined, one out of stock."""
+    from cli.demo import run_demo
+
+    raise typer.Exit(run_demo(data))
+
+
+def main() -> None:
+    """Run what the command line asks for, and exit. A `Problem` is told in its own words."""
+    try:
+        app()
+    except Problem as problem:
+        print(f"weft: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except BrokenPipeError:
+        # The reader had enough, as `weft order list | head` has; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

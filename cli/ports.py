@@ -1,0 +1,42 @@
+"""Free ports, which stay the same from run to run as long as nobody else takes them."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, TypeVar
+
+from cli.probes import LOOPBACK
+from weft.embedded import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Key = TypeVar("Key")
+
+
+def pick_ports(keys: Iterable[Key], wanted: Mapping[Key, int]) -> dict[Key, int]:
+    """Return a free port for each of `keys`: the wanted one if it is free, else any."""
+    picked: dict[Key, int] = {}
+    for key in keys:
+        port = wanted.get(key, 0)
+        if port in picked.values() or not is_free(port):
+            port = _free_besides({*picked.values(), *wanted.values()})
+        picked[key] = port
+    return picked
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on `port` of the loopback interface now."""
+    if not 0 < port < 65_536:
+        return False
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _free_besides(taken: set[int]) -> int:
+    while (port := free_port(LOOPBACK)) in taken:
+        pass
+    return port

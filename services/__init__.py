@@ -1,0 +1,1 @@
+"""The bounded contexts, one package each; they meet only through `proto/`."""

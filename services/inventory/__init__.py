@@ -1,0 +1,1 @@
+"""Stock, and what of it is promised to orders."""

@@ -1,0 +1,17 @@
+"""What a caller can have inventory do."""
+
+from __future__ import annotations
+
+from services.inventory import store
+from services.inventory.domain import StockItem
+from weft import UnitOfWork
+from weft.domain import NotFound
+
+
+def restock(work: UnitOfWork, sku: str, quantity: int) -> StockItem:
+    """Add pieces and return the stock item. Raises `NotFound` and `InvalidInput`."""
+    item = work.get(store.stock, sku)
+    if item is None:
+        raise NotFound("stock item", sku)
+    item.restock(quantity)
+    return item

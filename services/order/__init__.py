@@ -1,0 +1,1 @@
+"""Orders, and the flow that takes each from the customer to the door."""

@@ -1,0 +1,51 @@
+"""What a caller can ask product."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.product import store
+from weft import pages
+from weft.domain import InvalidInput, NotFound, Violation, is_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from services.product.domain import Product
+
+MAX_SKUS = 200
+
+_products = store.products.table
+
+
+def get_product(connection: Connection, sku: str) -> Product:
+    """Return one product. Raises `InvalidInput`, naming `sku`, and `NotFound`."""
+    if not is_id(sku):
+        raise InvalidInput(Violation("sku", "must match [A-Za-z0-9_-]{1,64}"))
+    product = store.products.find(connection, sku)
+    if product is None:
+        raise NotFound("product", sku)
+    return product
+
+
+def get_products(connection: Connection, skus: Sequence[str]) -> Sequence[Product]:
+    """Return those of at most 200 products that exist, in no order. Raises `InvalidInput`, naming `skus`."""
+    if len(skus) > MAX_SKUS:
+        raise InvalidInput(Violation("skus", f"must be at most {MAX_SKUS}"))
+    wrong = [Violation(f"skus[{n}]", "must match [A-Za-z0-9_-]{1,64}") for n, sku in enumerate(skus) if not is_id(sku)]
+    if wrong:
+        raise InvalidInput(*wrong)
+    rows = connection.execute(_products.select().where(_products.c.sku.in_(skus)))
+    return store.products.from_rows(rows)
+
+
+def list_products(connection: Connection, page_size: int, page_token: str) -> tuple[Sequence[Product], str]:
+    """Return a page of the catalogue by sku, and the next page's token. Raises `InvalidInput`."""
+    size = pages.size_of(page_size)
+    query = _products.select().order_by(_products.c.sku).limit(size + 1)
+    if position := pages.position_of(page_token, str):
+        query = query.where(_products.c.sku > position[0])
+    products = store.products.from_rows(connection.execute(query))
+    return pages.cut(products, size, lambda product: (product.sku,))

@@ -1,0 +1,1 @@
+"""Shipments, one an order."""

@@ -1,0 +1,82 @@
+"""Real servers for the tests of the services: a NATS server for each test, one PostgreSQL for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.component.support import Streams
+from weft.domain import new_id
+from weft.embedded import NatsServer, Postgres
+
+if TYPE_CHECKING:
+    from pytest import FixtureRequest
+
+NewDatabase = Callable[[str], Awaitable[str]]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """PostgreSQL, started for the first test that needs it."""
+    folder = Path(tempfile.mkdtemp(prefix="weft-"))
+    folder.chmod(0o711)  # PostgreSQL may have to run as another user
+    server = Postgres(folder)
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        asyncio.run(server.stop())
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A NATS server of the test's own, with empty streams; kill it, and start it again on the same port."""
+    async with NatsServer(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+def nats_url(broker: NatsServer) -> str:
+    """Where the test's NATS server is."""
+    return broker.url
+
+
+@pytest_asyncio.fixture
+async def streams(nats_url: str) -> AsyncIterator[Streams]:
+    """The streams as the other services see them."""
+    async with Streams(nats_url) as streams:
+        yield streams
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_server(request: FixtureRequest) -> Postgres | None:
+    """PostgreSQL, or None for SQLite: a test that needs it runs once on each."""
+    server: Postgres | None = None
+    if request.param == "postgres":
+        server = request.getfixturevalue("postgres_server")
+    return server
+
+
+@pytest_asyncio.fixture
+async def new_database_url(database_server: Postgres | None, tmp_path: Path) -> AsyncIterator[NewDatabase]:
+    """Make empty databases, once on each kind of server: `await new_database_url("order")`."""
+    made: dict[str, str] = {}
+
+    async def make(name: str) -> str:
+        if database_server is None:
+            return f"sqlite:///{tmp_path / name}.db"
+        unique = made.setdefault(name, f"{name}_{new_id().replace('-', '')}")
+        return await database_server.create_database(unique)
+
+    yield make
+    if database_server is not None:
+        for database in made.values():
+            await database_server.drop_database(database)

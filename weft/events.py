@@ -1,0 +1,124 @@
+"""Events on the wire: names of streams and subjects, and CloudEvents 1.0 headers in NATS' binary mode.
+
+See the CloudEvents NATS protocol binding 1.0.2: attributes are headers with the prefix `ce-`, the body is the
+protobuf message itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+from weft.clock import from_micros
+from weft.tracing import TraceContext
+from weft.wire import HeaderLines, encode
+from weft.work import Origin
+
+CORRELATION = "weft-correlation-id"
+CAUSATION = "weft-causation-id"
+
+
+@cache
+def context_of(type_name: str) -> str:
+    """Return the context that owns an event type: `commerce.order` of `commerce.order.v1.OrderCreated`."""
+    return ".".join(type_name.split(".")[:-2])
+
+
+def stream_of(context: str) -> str:
+    """Return the name of a context's stream: `COMMERCE_ORDER` of `commerce.order`."""
+    return context.upper().replace(".", "_")
+
+
+def subject_of(type_name: str, aggregate_id: str) -> str:
+    """Return the subject of an event; `*` as the id makes the filter for all of its type."""
+    return f"{type_name}.{aggregate_id}"
+
+
+def headers_of(
+    source: str,
+    type_name: str,
+    event_id: str,
+    aggregate_id: str,
+    time: int,
+    traceparent: str,
+    tracestate: str,
+    correlation_id: str,
+    causation_id: str,
+) -> HeaderLines:
+    """Return the headers of an event that the service `source` publishes; `time` in microseconds."""
+    lines = (
+        f"Nats-Msg-Id: {event_id}\r\nce-id: {event_id}\r\nce-subject: {aggregate_id}\r\n"
+        f"ce-time: {_rfc3339(time)}\r\n{CORRELATION}: {correlation_id}\r\n"
+    )
+    if causation_id:
+        lines += f"{CAUSATION}: {causation_id}\r\n"
+    if traceparent:
+        lines += f"traceparent: {traceparent}\r\n"
+    if tracestate:
+        lines += f"tracestate: {tracestate}\r\n"
+    return HeaderLines(_common_headers(type_name, source) + lines.encode())
+
+
+@cache
+def _common_headers(type_name: str, source: str) -> HeaderLines:
+    """Return what all events of a type have in common."""
+    return encode(
+        {
+            "ce-specversion": "1.0",
+            "ce-type": type_name,
+            "ce-source": source,
+            "ce-dataschema": f"proto:{type_name}",
+            "content-type": "application/protobuf",
+        }
+    )
+
+
+@lru_cache(maxsize=64)
+def _rfc3339(time: int) -> str:
+    # All events of a transaction have the same time.
+    return from_micros(time).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Malformed(Exception):
+    """The message is no CloudEvent with a protobuf body that this service knows; the text says what is wrong."""
+
+
+class Delivery(NamedTuple):
+    """One message from a stream, as it came: `seq` is its number in the stream."""
+
+    stream: str
+    seq: int
+    subject: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def event_id(self) -> str:
+        """The CloudEvent's id; a message without one is named by its place in the stream."""
+        return self.headers.get("ce-id") or f"{self.stream}:{self.seq}"
+
+    @property
+    def type(self) -> str:
+        """The event's type, as the header says."""
+        return self.headers.get("ce-type", "")
+
+    @property
+    def key(self) -> str:
+        """The id of the aggregate, whose events are handled in order."""
+        return self.subject.rpartition(".")[2]
+
+    @property
+    def origin(self) -> Origin:
+        """What follows from handling it goes back to this."""
+        headers = self.headers
+        trace = TraceContext(headers.get("traceparent", ""), headers.get("tracestate", ""))
+        return Origin(trace, headers.get(CORRELATION) or self.key, self.event_id)
+
+    def check(self) -> None:
+        """Raise `Malformed` unless the attributes that every event must have are there and agree."""
+        for name in ("ce-id", "ce-type", "ce-subject"):
+            if not self.headers.get(name):
+                raise Malformed(f"the header {name} is missing")
+        if self.subject != subject_of(self.type, self.headers["ce-subject"]):
+            raise Malformed(f"the subject is not {subject_of(self.type, self.headers['ce-subject'])}, as the headers say")

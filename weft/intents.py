@@ -1,0 +1,301 @@
+"""Intents: promises to act, committed as rows with the change that calls for them.
+
+An intent is due at once (a call to the outside) or later (a timer). Its call runs on the event loop, outside
+any transaction, with an idempotency key that never changes; its outcome is settled in a unit of work that
+removes the row. A call whose outcome is unknown raises, and is made again, with the same key, until it is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from sqlalchemy import Connection, Row, select, tuple_
+
+from weft import logs, tables
+from weft.clock import micros
+from weft.database import is_lost
+from weft.leases import LeaseLost
+from weft.letters import RetryPolicy, describe
+from weft.pull import BrokerTrouble
+from weft.tracing import TraceContext
+from weft.work import Failed, Load, Origin, Unit, UnitOfWork
+
+if TYPE_CHECKING:
+    from weft.leases import Lease
+    from weft.writer import Reader, Transaction, Writer
+
+_log = logs.logger("weft.intents")
+_intents = tables.intents
+_SWEEP = 1.0
+_SETTLED_TOGETHER = 200
+
+Payload = Mapping[str, Any]
+Place = tuple[str, str]
+"""Kind and key of an intent."""
+
+
+def _no_loads(_key: str) -> Iterable[Load]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A kind of call to the outside.
+
+    `call(idempotency_key, payload)` returns the outcome, or raises if it is not known. `settle(work, key,
+    payload, outcome)` records it. `loads(key)` names what settling will touch.
+    """
+
+    kind: str
+    call: Callable[[str, Payload], Awaitable[Any]]
+    settle: Callable[[UnitOfWork, str, Payload, Any], None]
+    loads: Callable[[str], Iterable[Load]] = _no_loads
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A kind of promise that needs no call: `fire(work, key, payload)` runs when it is due.
+
+    With `after_streams` it waits until the service has handled everything that its streams held when the
+    timer came due, so that an outage is never mistaken for somebody's silence.
+    """
+
+    kind: str
+    fire: Callable[[UnitOfWork, str, Payload], None]
+    loads: Callable[[str], Iterable[Load]] = _no_loads
+    after_streams: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    row: Row[Any]
+    value: Any = None
+    error: Exception | None = None
+
+
+class Intents:
+    """Acts on the open intents of one service while it holds the lease."""
+
+    def __init__(
+        self,
+        kinds: Sequence[Intent | Timer],
+        writer: Writer,
+        reader: Reader,
+        *,
+        resumed: Callable[[TraceContext], Any],
+        caught_up: Callable[[], Awaitable[None]],
+        at_once: int,
+        policy: RetryPolicy,
+    ) -> None:
+        """`resumed` makes a trace context current; `caught_up` returns when all streams are handled."""
+        self._kinds = {kind.kind: kind for kind in kinds}
+        self._writer = writer
+        self._reader = reader
+        self._resumed = resumed
+        self._caught_up = caught_up
+        self._at_once = at_once
+        self._policy = policy
+        self._woken = asyncio.Event()
+        self._running: dict[Place, asyncio.Task[None]] = {}
+        self._outcomes: list[_Outcome] = []
+        self._settled = asyncio.Event()
+
+    def wake(self) -> None:
+        """Say that an intent was committed."""
+        self._woken.set()
+
+    async def run(self, lease: Lease) -> None:
+        """Act until cancelled, or until the lease is lost (`weft.leases.LeaseLost`)."""
+        settling = asyncio.create_task(self._settle_outcomes(lease), name="weft-intents-settling")
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    wait = await self._begin_due()
+                except Exception as error:
+                    if not is_lost(error):
+                        raise
+                    _log.warning("intents wait for the database", error=describe(error))
+                    wait = _SWEEP
+                await self._sleep(wait)
+                if settling.done():
+                    settling.result()
+        finally:
+            tasks = [settling, *self._running.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._running.clear()
+            self._outcomes.clear()
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _begin_due(self) -> float:
+        """Begin what is due and not running; return seconds until there may be more to do."""
+        room = self._at_once - len(self._running)
+        if room <= 0:
+            return _SWEEP
+        rows = await self._reader.run(_next, list(self._kinds), self._at_once + len(self._running))
+        now = micros(self._writer.clock.now())
+        timers: list[Row[Any]] = []
+        for row in rows:
+            place = (row.kind, row.key)
+            if row.due_at > now:
+                return min((row.due_at - now) / 1_000_000, _SWEEP)
+            if place in self._running:
+                continue
+            if isinstance(self._kinds[row.kind], Timer):
+                timers.append(row)
+            elif room > 0:
+                room -= 1
+                self._begin([place], self._act(row))
+        if timers:
+            self._begin([(row.kind, row.key) for row in timers], self._fire(timers))
+        return _SWEEP
+
+    def _begin(self, places: Sequence[Place], body: Any) -> None:
+        task = asyncio.create_task(body)
+        for place in places:
+            self._running[place] = task
+
+    async def _act(self, row: Row[Any]) -> None:
+        intent = self._kinds[row.kind]
+        assert isinstance(intent, Intent)
+        try:
+            with self._resumed(TraceContext(row.traceparent, row.tracestate)):
+                value = await intent.call(f"{row.kind}-{row.key}", orjson.loads(row.payload))
+        except Exception as error:
+            self._outcome(_Outcome(row, error=error))
+        else:
+            self._outcome(_Outcome(row, value))
+
+    async def _fire(self, rows: Sequence[Row[Any]]) -> None:
+        try:
+            if any(self._waits(row) for row in rows):
+                await self._caught_up()
+        except (*BrokerTrouble, TimeoutError) as error:
+            # The broker is away: nobody's silence means anything now.
+            _log.debug("timers wait for the broker", error=describe(error))
+            await asyncio.sleep(_SWEEP)
+            for row in rows:
+                self._running.pop((row.kind, row.key), None)
+            self._woken.set()
+            return
+        for row in rows:
+            self._outcome(_Outcome(row))
+
+    def _waits(self, row: Row[Any]) -> bool:
+        kind = self._kinds[row.kind]
+        return isinstance(kind, Timer) and kind.after_streams
+
+    def _outcome(self, outcome: _Outcome) -> None:
+        self._outcomes.append(outcome)
+        self._settled.set()
+
+    async def _settle_outcomes(self, lease: Lease) -> None:
+        wait = 0.1
+        while True:
+            await self._settled.wait()
+            together = self._outcomes[:_SETTLED_TOGETHER]
+            try:
+                await self._settle(lease, together)
+            except LeaseLost:
+                self._woken.set()
+                raise
+            except Exception as error:
+                if not is_lost(error):
+                    raise
+                _log.warning("outcomes wait for the database", error=describe(error))
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 5.0)
+                continue
+            wait = 0.1
+            del self._outcomes[: len(together)]
+            for one in together:
+                self._running.pop((one.row.kind, one.row.key), None)
+            if not self._outcomes:
+                self._settled.clear()
+            self._woken.set()
+
+    async def _settle(self, lease: Lease, outcomes: Sequence[_Outcome]) -> None:
+        try:
+            await self._writer.transact(lambda t: self._record(t, lease, outcomes))
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if is_lost(error):
+                raise
+            if len(outcomes) == 1:
+                failed = _Outcome(outcomes[0].row, error=error)
+                await self._writer.transact(lambda t: self._record(t, lease, [failed]))
+                return
+            for outcome in outcomes:
+                await self._settle(lease, [outcome])
+
+    def _record(self, t: Transaction, lease: Lease, outcomes: Sequence[_Outcome]) -> None:
+        """Settle what is still open; what fails, or is not known yet, is due again later."""
+        lease.check(t)
+        open_ones = self._still_open(t, outcomes)
+        known = [one for one in open_ones if one.error is None]
+        results = t.run([self._unit(one) for one in known])
+        done: list[Place] = []
+        for one, result in zip(known, results, strict=True):
+            if isinstance(result, Failed):
+                self._postpone(t, one.row, result.error)
+            else:
+                done.append((one.row.kind, one.row.key))
+        for one in open_ones:
+            if one.error is not None:
+                self._postpone(t, one.row, one.error)
+        if done:
+            # Before the flush, which may promise the same kind and key anew.
+            t.sql.delete(t.connection, _intents, done)
+
+    def _still_open(self, t: Transaction, outcomes: Sequence[_Outcome]) -> list[_Outcome]:
+        """Leave out intents that were withdrawn, and timers that wait for a parked event of their aggregate."""
+        places = [(one.row.kind, one.row.key) for one in outcomes]
+        query = select(_intents.c.kind, _intents.c.key).where(tuple_(_intents.c.kind, _intents.c.key).in_(places))
+        open_places = {(row.kind, row.key) for row in t.connection.execute(query)}
+        open_ones = [one for one in outcomes if (one.row.kind, one.row.key) in open_places]
+        keys = [one.row.key for one in open_ones if self._waits(one.row)]
+        if not keys:
+            return open_ones
+        parked_query = select(tables.parked.c.key).where(tables.parked.c.key.in_(keys))
+        parked = set(t.connection.execute(parked_query).scalars())
+        for one in open_ones:
+            if one.row.key in parked and self._waits(one.row):
+                self._delay(t, one.row, {"due_at": micros(t.now) + 1_000_000})
+        return [one for one in open_ones if not (one.row.key in parked and self._waits(one.row))]
+
+    def _unit(self, outcome: _Outcome) -> Unit[None]:
+        row = outcome.row
+        kind = self._kinds[row.kind]
+        payload = orjson.loads(row.payload)
+        origin = Origin(TraceContext(row.traceparent, row.tracestate), row.correlation_id, row.causation_id)
+        loads = tuple(kind.loads(row.key))
+        if isinstance(kind, Timer):
+            return Unit(lambda work: kind.fire(work, row.key, payload), origin, loads)
+        return Unit(lambda work: kind.settle(work, row.key, payload, outcome.value), origin, loads)
+
+    def _postpone(self, t: Transaction, row: Row[Any], error: Exception) -> None:
+        attempts = row.attempts + 1
+        _log.warning("intent will be tried again", kind=row.kind, key=row.key, attempts=attempts, error=describe(error))
+        due_at = micros(t.now) + self._policy.delay(attempts)
+        self._delay(t, row, {"due_at": due_at, "attempts": attempts, "error": describe(error)})
+
+    def _delay(self, t: Transaction, row: Row[Any], change: dict[str, Any]) -> None:
+        here = (_intents.c.kind == row.kind) & (_intents.c.key == row.key)
+        t.connection.execute(_intents.update().where(here).values(change))
+
+
+def _next(connection: Connection, kinds: Sequence[str], limit: int) -> Sequence[Row[Any]]:
+    query = _intents.select().where(_intents.c.due_at.is_not(None), _intents.c.kind.in_(kinds))
+    return connection.execute(query.order_by(_intents.c.due_at).limit(limit)).all()

@@ -1,0 +1,144 @@
+"""Events that could not be handled: parked ones are tried again in order, dead letters wait for a person.
+
+Both are rows in the service's database, with the message as it came, so nothing depends on the broker's
+redelivery and nothing else waits for them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from sqlalchemy import Row
+
+from weft import tables
+from weft.clock import micros
+from weft.events import Delivery
+
+if TYPE_CHECKING:
+    from weft.writer import Transaction
+
+_parked = tables.parked
+
+UNDECODABLE = "UNDECODABLE"
+"""The message is no CloudEvent, or its body not the protobuf message that it claims to be."""
+UNKNOWN_TYPE = "UNKNOWN_TYPE"
+"""It claims to be of a type that the consumer did not subscribe to."""
+REFUSED = "REFUSED"
+"""The handler said that trying again is useless."""
+EXHAUSTED = "EXHAUSTED"
+"""The handler failed too often."""
+CRASHED = "CRASHED"
+"""The process died whenever it handled this event."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a parked event is tried again: `base` seconds, doubled each time up to `cap`, 20% jitter."""
+
+    base: float = 0.2
+    cap: float = 60.0
+    attempts: int = 12
+
+    def delay(self, attempts: int) -> int:
+        """Return microseconds until the next try, after `attempts` failed ones."""
+        seconds = min(self.base * 2.0 ** min(attempts - 1, 30), self.cap)
+        return int(seconds * random.uniform(0.8, 1.2) * 1_000_000)  # noqa: S311 - spreads load, guards nothing
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line of bounded length."""
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A delivery that was not handled: why, after how many failed tries, and since when (microseconds)."""
+
+    delivery: Delivery
+    error: str
+    attempts: int = 0
+    reason: str = ""
+    first_at: int | None = None
+
+
+def park(transaction: Transaction, consumer: str, letters: Sequence[Letter], policy: RetryPolicy) -> dict[str, int]:
+    """Park deliveries; return when the first of each key is due (microseconds).
+
+    One with no failed try of its own waits for its predecessors.
+    """
+    now = micros(transaction.now)
+    due: dict[str, int] = {}
+    rows = []
+    for letter in letters:
+        next_at = now + (policy.delay(letter.attempts) if letter.attempts else 0)
+        due.setdefault(letter.delivery.key, next_at)
+        rows.append({"consumer": consumer, "key": letter.delivery.key, **_columns(letter, now), "next_at": next_at})
+    if rows:
+        transaction.sql.insert_new(transaction.connection, _parked, rows, "event_id")
+    return due
+
+
+def bury(transaction: Transaction, consumer: str, letters: Iterable[Letter]) -> None:
+    """Make dead letters of deliveries, each with its reason."""
+    now = micros(transaction.now)
+    rows = [
+        {"consumer": consumer, **_columns(letter, now), "reason": letter.reason, "died_at": now} for letter in letters
+    ]
+    if rows:
+        transaction.sql.insert_new(transaction.connection, tables.dead_letters, rows, "event_id")
+
+
+def heads(transaction: Transaction, consumer: str) -> dict[str, int]:
+    """Return the keys that have parked events, and when the first event of each is due (microseconds)."""
+    query = (
+        _parked.select()
+        .with_only_columns(_parked.c.key, _parked.c.next_at)
+        .where(_parked.c.consumer == consumer)
+        .order_by(_parked.c.stream, _parked.c.seq.desc())
+    )
+    return {row.key: row.next_at for row in transaction.connection.execute(query)}
+
+
+def first_parked(transaction: Transaction, consumer: str, key: str) -> Row[Any] | None:
+    """Return the oldest parked event of a key."""
+    query = _parked.select().where(_parked.c.consumer == consumer, _parked.c.key == key).order_by(_parked.c.seq).limit(1)
+    return transaction.connection.execute(query).one_or_none()
+
+
+def delivery_of(row: Row[Any]) -> Delivery:
+    """Return the message of a parked event or dead letter as it came."""
+    return Delivery(row.stream, row.seq, row.subject, orjson.loads(row.headers), row.body)
+
+
+def unpark(transaction: Transaction, row: Row[Any]) -> None:
+    """Forget a parked event."""
+    transaction.sql.delete(transaction.connection, _parked, [(row.consumer, row.event_id)])
+
+
+def postpone(transaction: Transaction, row: Row[Any], error: str, policy: RetryPolicy) -> int:
+    """Count another failed try of a parked event; return when the next is due (microseconds)."""
+    next_at = micros(transaction.now) + policy.delay(row.attempts + 1)
+    here = (_parked.c.consumer == row.consumer) & (_parked.c.event_id == row.event_id)
+    change = {"attempts": row.attempts + 1, "error": error, "next_at": next_at}
+    transaction.connection.execute(_parked.update().where(here).values(change))
+    return next_at
+
+
+def _columns(letter: Letter, now: int) -> dict[str, Any]:
+    delivery = letter.delivery
+    return {
+        "event_id": delivery.event_id,
+        "type": delivery.type,
+        "subject": delivery.subject,
+        "stream": delivery.stream,
+        "seq": delivery.seq,
+        "headers": orjson.dumps(dict(delivery.headers)).decode(),
+        "body": delivery.body,
+        "error": letter.error,
+        "attempts": letter.attempts,
+        "first_at": now if letter.first_at is None else letter.first_at,
+    }

@@ -1,0 +1,186 @@
+"""Reading a stream in order: a durable consumer of JetStream, read by one holder at a time.
+
+The position is the service's own, committed with the effects; the consumer is reset to it whenever there is
+doubt (a new holder, a new connection, a gap). So the broker's redelivery never decides the order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from typing import TYPE_CHECKING
+
+import nats.errors
+from nats.js.errors import APIError
+
+from weft import logs
+from weft.events import Delivery
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from weft.broker import Broker
+
+_log = logs.logger("weft.pull")
+_EXPIRES = 30.0
+_HEARTBEAT = 5.0
+_NANOS = 1_000_000_000
+
+
+class Pull:
+    """Messages of one consumer, in order and without gaps, from just after a position."""
+
+    def __init__(self, broker: Broker, stream: str, consumer: str, *, window: int) -> None:
+        """Keep at most `window` messages here that are not taken yet."""
+        self._broker = broker
+        self._stream = stream
+        self._consumer = consumer
+        self._window = window
+        self._waiting: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+        self._subscription: Subscription | None = None
+        # Tells messages of this start from late ones of an earlier.
+        self._life: object | None = None
+        self._asked = 0
+        self._last_consumer_seq = 0
+        self._last_seq = 0
+        self._last_heard = 0.0
+        self._broken = ""
+        self._ack_subject = ""
+        self._replies: deque[tuple[int, str]] = deque()
+
+    async def start(self, position: int) -> None:
+        """Begin, or begin again, with the first message after `position`.
+
+        Raises `nats.errors.Error` or `APIError` if the broker cannot do that now.
+        """
+        await self.stop()
+        await self._broker.reset_consumer(self._stream, self._consumer, position + 1)
+        self._waiting.clear()
+        self._replies.clear()
+        self._arrived.clear()
+        self._asked = 0
+        self._last_consumer_seq = 0
+        self._last_seq = position
+        self._broken = ""
+        self._last_heard = asyncio.get_running_loop().time()
+        client = self._broker.client
+        life = self._life = object()
+
+        async def receive(message: Msg) -> None:
+            if life is self._life:
+                await self._receive(message)
+
+        self._subscription = await client.subscribe(client.new_inbox(), cb=receive)
+        await self._ask()
+
+    async def stop(self) -> None:
+        """Take no more messages."""
+        subscription, self._subscription = self._subscription, None
+        self._life = None
+        if subscription is not None and not self._broker.client.is_closed:
+            try:
+                await subscription.unsubscribe()
+            except (nats.errors.Error, ValueError) as error:
+                _log.debug("unsubscribing failed", error=str(error))
+
+    def doubt(self, reason: str) -> None:
+        """Have the next `take` raise `Doubtful`: messages may be missing."""
+        self._broken = self._broken or reason
+        self._arrived.set()
+
+    async def take(self, most: int) -> list[Delivery]:
+        """Return the messages that are here, at most `most`, waiting only for the first.
+
+        Raises `Doubtful` when some may be missing: `start` again from the position that is committed.
+        """
+        while not self._waiting:
+            self._check()
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), _HEARTBEAT)
+            except TimeoutError:
+                if asyncio.get_running_loop().time() - self._last_heard > 2.5 * _HEARTBEAT:
+                    self.doubt("the broker is silent")
+        self._check()
+        # Those of a burst that are on the socket already come along.
+        await asyncio.sleep(0)
+        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        await self._ask()
+        return taken
+
+    async def acknowledge(self, seq: int) -> None:
+        """Tell the broker that everything up to `seq` is handled; it is only told, the position is ours."""
+        reply = ""
+        while self._replies and self._replies[0][0] <= seq:
+            reply = self._replies.popleft()[1]
+        if reply:
+            try:
+                await self._broker.client.publish(reply, b"+ACK")
+            except nats.errors.Error as error:
+                _log.debug("an acknowledgement was not sent", error=str(error))
+
+    def _check(self) -> None:
+        if self._broken:
+            raise Doubtful(self._broken)
+
+    async def _ask(self) -> None:
+        """Keep the window open: ask for more once half of it is used."""
+        wanted = self._window - len(self._waiting) - self._asked
+        if self._subscription is None or wanted * 2 < self._window:
+            return
+        self._asked += wanted
+        body = {"batch": wanted, "expires": int(_EXPIRES * _NANOS), "idle_heartbeat": int(_HEARTBEAT * _NANOS)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        try:
+            await self._broker.client.publish(subject, json.dumps(body).encode(), reply=self._subscription.subject)
+        except nats.errors.Error as error:
+            self.doubt(f"cannot ask for messages: {error}")
+
+    async def _receive(self, message: Msg) -> None:
+        self._last_heard = asyncio.get_running_loop().time()
+        headers = message.headers or {}
+        if message.reply.startswith("$JS.ACK."):
+            self._accept(message, headers)
+        elif status := headers.get("Status"):
+            await self._hear(status, headers)
+
+    def _accept(self, message: Msg, headers: dict[str, str]) -> None:
+        seq, consumer_seq = _numbers(message.reply)
+        self._asked = max(0, self._asked - 1)
+        if consumer_seq != self._last_consumer_seq + 1:
+            self.doubt(f"message {consumer_seq} came after {self._last_consumer_seq}")
+            return
+        self._last_consumer_seq = consumer_seq
+        if seq <= self._last_seq:
+            return  # redelivered while it is being handled
+        self._last_seq = seq
+        self._replies.append((seq, message.reply))
+        self._waiting.append(Delivery(self._stream, seq, message.subject, headers, message.data))
+        self._arrived.set()
+
+    async def _hear(self, status: str, headers: dict[str, str]) -> None:
+        if status == "100":  # idle heartbeat
+            return
+        if status in ("404", "408"):  # what was asked for has expired
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._window)))
+            await self._ask()
+            return
+        self.doubt(f"{status} {headers.get('Description', '')}")
+
+
+class Doubtful(Exception):
+    """Messages may be missing; read again from the committed position."""
+
+
+def _numbers(reply: str) -> tuple[int, int]:
+    """Return stream and consumer sequence from `$JS.ACK.[domain.account.]stream.consumer.delivered.…`."""
+    tokens = reply.split(".")
+    first = 5 if len(tokens) == 9 else 7
+    return int(tokens[first]), int(tokens[first + 1])
+
+
+BrokerTrouble = (nats.errors.Error, APIError, TimeoutError, OSError)
+"""What a call to the broker raises when the broker cannot answer now."""

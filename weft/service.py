@@ -1,0 +1,305 @@
+"""A service: its database, writer, streams, intents and gRPC, started together and stopped without loss."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import uvloop
+from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
+
+from weft import logs
+from weft.broker import Broker
+from weft.changes import Changes
+from weft.clock import Clock
+from weft.consumer import Consumer, Subscription
+from weft.database import CannotStart, Database
+from weft.events import context_of
+from weft.grpc_server import GrpcServer
+from weft.intents import Intent, Intents, Timer
+from weft.leases import Leases
+from weft.letters import RetryPolicy
+from weft.ops import OpsServer
+from weft.ports import CannotListen
+from weft.pull import BrokerTrouble
+from weft.relay import Relay
+from weft.tracing import Tracing
+from weft.writer import Reader, Writer
+
+if TYPE_CHECKING:
+    from weft.settings import ServiceSettings
+    from weft.work import Flushed
+
+_log = logs.logger("weft.service")
+_PR_SET_PDEATHSIG = 1
+
+
+class Service:
+    """One service of the system, composed by its `service.py`.
+
+    A process may run several: nothing of a service lives in a module.
+    """
+
+    def __init__(
+        self, name: str, context: str, settings: ServiceSettings, *, migrations: Path, clock: Clock | None = None
+    ) -> None:
+        """Compose the chassis of the service `name`, which publishes the events of `context` (`commerce.order`).
+
+        Nothing is opened yet. Raises `CannotStart` for a database URL that is none.
+        """
+        self.name = name
+        self.context = context
+        self.settings = settings
+        self.tracing = Tracing(name, settings.instance)
+        self.metrics = CollectorRegistry()
+        self.changes = Changes()
+        self.database = Database(settings.database_url, migrations=migrations, read_threads=settings.read_threads)
+        self.writer = Writer(
+            self.database,
+            clock or Clock(),
+            current_trace=self.tracing.current,
+            on_commit=self._committed,
+            most_waiting=settings.writer_queue,
+        )
+        self.reader = Reader(self.database, settings.read_threads)
+        self.broker = Broker(settings.nats_url, settings.instance)
+        self.grpc = GrpcServer(
+            tracing=self.tracing,
+            host=settings.grpc_host,
+            port=settings.grpc_port,
+            default_deadline=settings.default_deadline,
+        )
+        self.consumers: list[Consumer] = []
+        self._kinds: list[Intent | Timer] = []
+        self._policy = RetryPolicy(settings.retry_base, settings.retry_cap, settings.retry_attempts)
+        self._intents: Intents | None = None
+        self._relay: Relay | None = None
+        self._leases: Leases | None = None
+        self._resources: list[Callable[[], Awaitable[None]]] = []
+        self._closing = AsyncExitStack()
+        self._failed: asyncio.Future[None] | None = None
+        self.ops_port = 0
+
+    def serves(self, add_servicer: Callable[[Any, Any], None], servicer: object, service: str) -> None:
+        """Serve a gRPC service: its generated `add_…_to_server` function, the servicer, the full name."""
+        self.grpc.add(add_servicer, servicer, service)
+
+    def subscribes(self, *subscriptions: Subscription) -> None:
+        """Handle events; those of one context are read by one consumer, in the order of its stream."""
+        by_context: dict[str, list[Subscription]] = {}
+        for one in subscriptions:
+            by_context.setdefault(context_of(one.type), []).append(one)
+        for mine in by_context.values():
+            consumer = Consumer(
+                self.name,
+                mine,
+                broker=self.broker,
+                writer=self.writer,
+                batch_size=self.settings.batch_size,
+                policy=self._policy,
+            )
+            self.consumers.append(consumer)
+
+    def acts_on(self, *kinds: Intent | Timer) -> None:
+        """Act on promises that units of work make."""
+        self._kinds += kinds
+
+    def closes(self, resource: Callable[[], Awaitable[None]]) -> None:
+        """Close a resource of the service's own when it stops."""
+        self._resources.append(resource)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has done what its start asks for: calls are served and streams are read."""
+        if self._leases is None:
+            return False
+        return all(one.attached or not self._leases.holds(one.name) for one in self.consumers) and self._leases.settled
+
+    async def start(self) -> None:
+        """Open the database, listen, and begin to work; returns before the broker is there.
+
+        Raises `CannotStart` and `weft.ports.CannotListen` when the operator has to mend something first.
+        """
+        stack = self._closing
+        with logs.bound(service=self.name, instance=self.settings.instance):
+            self._failed = asyncio.get_running_loop().create_future()
+            stack.callback(self.database.close)
+            await asyncio.to_thread(self.database.open)
+            self.writer.start()
+            stack.push_async_callback(self.writer.close)
+            stack.callback(self.reader.close)
+            stack.push_async_callback(self.tracing.close)
+            for resource in self._resources:
+                stack.push_async_callback(resource)
+            await self._listen()
+            stack.push_async_callback(self.broker.close)
+            working = asyncio.create_task(self._work(), name=f"weft-{self.name}")
+            working.add_done_callback(self._ended)
+            stack.push_async_callback(_cancelled, working)
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        checks = {"started": lambda: self.ready}
+        ops = OpsServer(settings.grpc_host, settings.ops_port, checks, self.metrics)
+        self.ops_port = await ops.start()
+        self._closing.push_async_callback(ops.close)
+        await self.grpc.start()
+
+    async def _work(self) -> None:
+        """Connect to the broker, then relay, read streams and act on intents as the leases allow."""
+        await self.broker.connect()
+        await self._make_stream()
+        settings = self.settings
+        leases = Leases(
+            self.writer, settings.instance, alone=self.database.is_sqlite, patience=settings.lease_seconds
+        )
+        self._relay = Relay(
+            self.broker,
+            self.writer,
+            self.reader,
+            source=f"/weft/{self.name}",
+            starts_intents=any(isinstance(kind, Timer) for kind in self._kinds),
+            retention_hours=settings.outbox_retention_hours,
+        )
+        leases.add("relay", self._relay.run)
+        for consumer in self.consumers:
+            leases.add(consumer.name, consumer.run)
+        if self._kinds:
+            self._intents = Intents(
+                self._kinds,
+                self.writer,
+                self.reader,
+                resumed=self.tracing.resumed,
+                caught_up=self._caught_up,
+                at_once=settings.intents_at_once,
+                policy=self._policy,
+            )
+            leases.add("intents", self._intents.run)
+        await self.broker.client.subscribe(self._wake_subject, cb=self._woken)
+        self._leases = leases
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(leases.run())
+            tasks.create_task(self._announce())
+
+    async def _make_stream(self) -> None:
+        while True:
+            try:
+                await self.broker.ensure_stream(self.context)
+                return
+            except BrokerTrouble as error:
+                _log.warning("waiting for JetStream", error=str(error) or type(error).__name__)
+                await asyncio.sleep(0.2)
+
+    async def _announce(self) -> None:
+        while not self.ready:
+            await asyncio.sleep(0.02)
+        self.grpc.set_ready()
+        _log.info("ready", grpc_port=self.grpc.port, ops_port=self.ops_port)
+
+    async def _caught_up(self) -> None:
+        await asyncio.gather(*(consumer.caught_up() for consumer in self.consumers))
+
+    @property
+    def _wake_subject(self) -> str:
+        return f"weft.wake.{self.name}"
+
+    async def _woken(self, _: object) -> None:
+        if self._relay is not None:
+            self._relay.wake()
+        if self._intents is not None:
+            self._intents.wake()
+
+    def _committed(self, flushed: Flushed) -> None:
+        if flushed.changed:
+            self.changes.tell(flushed.changed)
+        if self._leases is None or not (flushed.events or flushed.intents):
+            return
+        elsewhere = False
+        if flushed.events and self._relay is not None:
+            self._relay.wake()
+            elsewhere = not self._leases.holds("relay")
+        if flushed.intents and self._intents is not None:
+            self._intents.wake()
+            elsewhere = elsewhere or not self._leases.holds("intents")
+        if elsewhere and self.broker.connected:
+            # Another instance holds that lease: a word to it saves it from finding out by its sweep.
+            asyncio.ensure_future(self.broker.client.publish(self._wake_subject))  # noqa: RUF006
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and self._failed is not None:
+            self._failed.set_exception(error)
+
+    async def failed(self) -> None:
+        """Return never; raise what ended the service's work, should anything."""
+        assert self._failed is not None
+        await asyncio.shield(self._failed)
+
+    async def stop(self) -> None:
+        """Finish accepted calls, stop reading, publish what is committed if the broker is there, and close."""
+        with logs.bound(service=self.name, instance=self.settings.instance):
+            await self.grpc.drain(self.settings.drain_seconds)
+            await self._closing.aclose()
+            _log.info("stopped")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def run(build: Callable[[], Sequence[Service]]) -> NoReturn:
+    """Run services as this process until SIGTERM or SIGINT, and end it.
+
+    Exit codes: 0 after a clean stop, 1 after a crash, 2 when the operator has to mend something first, which
+    one line on standard error names.
+    """
+    try:
+        services = build()
+        settings = services[0].settings
+        logs.configure(level=settings.log_level, format=settings.log_format)
+        if settings.die_with_parent:
+            _die_with_parent()
+        uvloop.run(_run(services))
+    except (CannotStart, CannotListen) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except ValidationError as error:
+        for one in error.errors():
+            name = "_".join(str(part) for part in one["loc"]).upper()
+            print(f"WEFT_{name}: {one['msg']}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+async def _run(services: Sequence[Service]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        await asyncio.gather(*(service.start() for service in services))
+        waits = [asyncio.ensure_future(stopping.wait()), *(asyncio.ensure_future(one.failed()) for one in services)]
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for one in pending:
+            one.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for one in done:
+            one.result()
+    finally:
+        await asyncio.gather(*(service.stop() for service in services))
+
+
+def _die_with_parent() -> None:
+    """Have the kernel send SIGTERM when the supervisor ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() == 1:
+            raise CannotStart("the supervisor ended before its service began")

@@ -1,0 +1,41 @@
+"""What the chassis lets an operator set, from the environment: one frozen object per service."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Settings that every service has; a service with more of its own subclasses it.
+
+    Each is read from the environment variable `WEFT_<NAME>`, once, at the start.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WEFT_", frozen=True, extra="ignore")
+
+    database_url: str = Field(description="SQLAlchemy URL of the service's own database: SQLite or PostgreSQL.")
+    nats_url: str = Field("nats://127.0.0.1:4222", description="The NATS server or cluster, comma-separated.")
+    instance: str = Field("1", description="This instance's name; unique among the instances of one service.")
+
+    grpc_host: str = Field("127.0.0.1", description="Address on which gRPC listens.")
+    grpc_port: int = Field(0, ge=0, le=65535, description="Port on which gRPC listens; 0 takes any free one.")
+    ops_port: int = Field(0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 takes any.")
+    default_deadline: float = Field(10.0, gt=0, description="Seconds a call may take when its caller set no deadline.")
+    drain_seconds: float = Field(10.0, ge=0, description="Seconds that accepted work gets to finish on SIGTERM.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")
+
+    batch_size: int = Field(500, ge=1, le=1000, description="Most events handled in one transaction.")
+    read_threads: int = Field(4, ge=1, description="Threads, each with a database connection, that serve reads.")
+    writer_queue: int = Field(1000, ge=1, description="Commands that may wait for the writer; more are UNAVAILABLE.")
+    retry_base: float = Field(0.2, gt=0, description="Seconds before the first retry of a parked event; doubles.")
+    retry_cap: float = Field(60.0, gt=0, description="Most seconds between two retries.")
+    retry_attempts: int = Field(12, ge=1, description="Tries of a parked event before it is a dead letter.")
+    intents_at_once: int = Field(16, ge=1, description="Calls to the outside that may run at the same time.")
+    lease_seconds: float = Field(5.0, gt=0, description="Silence after which another instance takes over a lease.")
+    outbox_retention_hours: float = Field(168.0, gt=0, description="How long published events can be republished.")
+    die_with_parent: bool = Field(False, description="End when the process that started this one ends.")

@@ -1,0 +1,258 @@
+"""The one thread that writes, and the few that read.
+
+Writes run one transaction at a time. Commands that wait together are saved together, with one commit; batches
+of events take turns with them. One hop between threads per transaction is what makes this fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from weft import logs
+from weft.domain import Unavailable
+from weft.store import Conflict
+from weft.work import Done, Failed, Flushed, Load, Origin, Unit, UnitOfWork, attempt
+
+if TYPE_CHECKING:
+    from weft.clock import Clock
+    from weft.database import Database
+    from weft.tracing import TraceContext
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logs.logger("weft.writer")
+_GROUP = 64
+_ATTEMPTS = 5
+_RETRYABLE = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available in time
+
+
+@dataclass(slots=True)
+class _Command:
+    unit: Unit[Any]
+    context: contextvars.Context
+    future: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Transaction(Generic[R]):
+    body: Callable[[Transaction], R]
+    future: asyncio.Future[R]
+
+
+class Transaction:
+    """One transaction on the writer thread; what its units of work did is saved at its end."""
+
+    def __init__(self, connection: Connection, database: Database, clock: Clock) -> None:
+        self.connection = connection
+        self.sql = database.sql
+        self.now = clock.now()
+        self._work: UnitOfWork | None = None
+
+    @property
+    def work(self) -> UnitOfWork:
+        """The aggregates of this transaction."""
+        if self._work is None:
+            self._work = UnitOfWork(self.connection, self.sql, self.now)
+        return self._work
+
+    def run(self, units: Sequence[Unit[R]]) -> list[Done[R] | Failed]:
+        """Run units one after the other, with one load of what they all named."""
+        self.work.load(load for unit in units for load in unit.loads)
+        return [attempt(self.work, unit) for unit in units]
+
+    def flush(self) -> Flushed:
+        """Save what the units did."""
+        return Flushed() if self._work is None else self._work.flush()
+
+
+class Writer:
+    """Runs commands and the chassis' transactions, one at a time, on a thread of its own."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        current_trace: Callable[[], TraceContext],
+        on_commit: Callable[[Flushed], None],
+        most_waiting: int = 1000,
+    ) -> None:
+        """`on_commit` is called on the event loop after each commit, before the callers hear of it."""
+        self._database = database
+        self.clock = clock
+        self._current_trace = current_trace
+        self._on_commit = on_commit
+        self._most_waiting = most_waiting
+        self._commands: deque[_Command] = deque()
+        self._transactions: deque[_Transaction[Any]] = deque()
+        self._ready = threading.Condition()
+        self._closing = False
+        self._connection: Connection | None = None
+
+    def start(self) -> None:
+        """Start the thread; call it on the event loop that the callers use."""
+        self._loop = asyncio.get_running_loop()
+        # In the starter's context, so that its log lines say whose they are.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._work,), name="weft-writer", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Finish what waits, then end the thread."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def run(
+        self, command: Callable[Concatenate[UnitOfWork, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run a command in a unit of work of its own and return what it returned, once it is committed.
+
+        It is run again, from the beginning, when somebody else changed what it had loaded. Raises what the
+        command raises; `Unavailable` when too many are waiting.
+        """
+        return await self.run_unit(Unit(lambda work: command(work, *args, **kwargs), Origin(self._current_trace())))
+
+    async def run_unit(self, unit: Unit[R]) -> R:
+        """Run one unit as `run` does; for a caller that knows its loads or its origin."""
+        if len(self._commands) >= self._most_waiting:
+            raise Unavailable("too many commands are waiting", retry_after=1.0)
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._put(self._commands, _Command(unit, contextvars.copy_context(), future))
+        return await future
+
+    async def transact(self, body: Callable[[Transaction], R]) -> R:
+        """Run `body` in a transaction; it commits when it returns and rolls back when it raises."""
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._put(self._transactions, _Transaction(body, future))
+        return await future
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have `call` called on the event loop; for bodies of transactions, which run on the writer thread."""
+        self._loop.call_soon_threadsafe(call)
+
+    def _put(self, queue: deque[Any], item: object) -> None:
+        with self._ready:
+            if self._closing:
+                raise Unavailable("the service is stopping")
+            queue.append(item)
+            self._ready.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                while not (self._commands or self._transactions or self._closing):
+                    self._ready.wait()
+                if not (self._commands or self._transactions):
+                    break
+                commands = [self._commands.popleft() for _ in range(min(_GROUP, len(self._commands)))]
+                transaction = self._transactions.popleft() if self._transactions else None
+            wanted = [command for command in commands if not command.future.cancelled()]
+            if wanted:
+                self._run_commands(wanted)
+            if transaction is not None:
+                self._run_transaction(transaction)
+        self._disconnect()
+
+    def _run_commands(self, commands: list[_Command], tries: int = 1) -> None:
+        units = [Unit(_in_context(c), c.unit.origin, c.unit.loads) for c in commands]
+        try:
+            outcomes, flushed = self._in_transaction(lambda transaction: transaction.run(units))
+        except Exception as error:
+            if not _may_work_again(error) or tries >= _ATTEMPTS:
+                self._settle([(c.future, Failed(error)) for c in commands], Flushed())
+                return
+            # Together they failed: alone, each succeeds or fails by its own fault.
+            for command in commands:
+                self._run_commands([command], tries + 1)
+            return
+        self._settle([(c.future, outcome) for c, outcome in zip(commands, outcomes, strict=True)], flushed)
+
+    def _run_transaction(self, transaction: _Transaction[Any]) -> None:
+        try:
+            value, flushed = self._in_transaction(transaction.body)
+        except Exception as error:
+            self._settle([(transaction.future, Failed(error))], Flushed())
+        else:
+            self._settle([(transaction.future, Done(value))], flushed)
+
+    def _in_transaction(self, body: Callable[[Transaction], R]) -> tuple[R, Flushed]:
+        try:
+            if self._connection is None:
+                self._connection = self._database.write.connect()
+            with self._connection.begin():
+                transaction = Transaction(self._connection, self._database, self.clock)
+                value = body(transaction)
+                flushed = transaction.flush()
+        except DBAPIError:
+            self._disconnect()
+            raise
+        return value, flushed
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.close()
+            except DBAPIError as error:
+                _log.debug("closing a lost connection failed", error=str(error))
+
+    def _settle(self, outcomes: list[tuple[asyncio.Future[Any], Done[Any] | Failed]], flushed: Flushed) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, outcomes, flushed)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _log.debug("an outcome came after the end of the loop")
+
+    def _deliver(self, outcomes: list[tuple[asyncio.Future[Any], Done[Any] | Failed]], flushed: Flushed) -> None:
+        self._on_commit(flushed)
+        for future, outcome in outcomes:
+            if future.done():
+                continue
+            if isinstance(outcome, Failed):
+                future.set_exception(outcome.error)
+            else:
+                future.set_result(outcome.value)
+
+
+class Reader:
+    """Runs queries on a few threads, each statement on its own; what is read is committed."""
+
+    def __init__(self, database: Database, threads: int) -> None:
+        self._database = database
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="weft-reader")
+
+    async def run(self, query: Callable[Concatenate[Connection, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `query` with a connection and return what it returned."""
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: context.run(self._read, query, args, kwargs))
+
+    def _read(self, query: Callable[..., R], args: Any, kwargs: Any) -> R:
+        with self._database.read.connect() as connection:
+            return query(connection, *args, **kwargs)
+
+    def close(self) -> None:
+        """Wait for queries that run, then end the threads."""
+        self._threads.shutdown()
+
+
+def _in_context(command: _Command) -> Callable[[UnitOfWork], Any]:
+    return lambda work: command.context.copy().run(command.unit.run, work)
+
+
+def _may_work_again(error: Exception) -> bool:
+    if isinstance(error, (Conflict, IntegrityError)):
+        return True
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRYABLE
