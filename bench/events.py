@@ -82,7 +82,7 @@ async def handled_per_second(nats_url: str, database_url: str, *, events: int, b
     products = [ProductCreated(sku=f"sku-{n:04d}", active=True, revision=1) for n in range(SKUS)]
     await publish_all(broker, [message(event, event.sku) for event in products])
     settings = Settings(
-        database_url=database_url, nats_url=nats_url, instance="inventory-bench", batch_size=batch_size, log_level="error"
+        database_url=database_url, nats_url=nats_url, instance="inventory-bench", batch_size=batch_size, log_level="debug"
     )
     # Stock first, with a service that finds no order yet.
     service = build(settings)

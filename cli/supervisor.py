@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cli.child import Life, describe_end
 from cli.errors import OPERATOR, REFUSED, Problem
@@ -100,10 +100,9 @@ class Supervisor:
 
     async def _bring_up(self, lives: Sequence[Life]) -> None:
         self._keepers += [asyncio.create_task(self._keep(life)) for life in lives]
-        ready = asyncio.gather(*(life.readied.wait() for life in lives))
+        ready = asyncio.create_task(_all_ready(lives))
         try:
-            waited: list[asyncio.Future[Any]] = [ready, *self._keepers]
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([ready, *self._keepers], return_when=asyncio.FIRST_COMPLETED)
             for keeper in self._keepers:
                 if keeper.done():
                     keeper.result()
@@ -156,6 +155,11 @@ class Supervisor:
             if not life.readied.is_set()
         ]
         return Problem(f"not ready after {self._timing.start:g} s: {', '.join(late)}", REFUSED)
+
+
+async def _all_ready(lives: Sequence[Life]) -> None:
+    for life in lives:
+        await life.readied.wait()
 
 
 def _complaint(life: Life) -> str:

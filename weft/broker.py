@@ -197,31 +197,27 @@ class Broker:
         return len(messages)
 
     async def _publish_one(self, message: Outgoing) -> None:
-        subject, headers, body = message
-        _acknowledged(await self._ask(subject, body, headers))
+        _acknowledged(await self._ask(*message))
 
     async def _publish_batch(self, messages: Sequence[Outgoing]) -> None:
         batch = new_id().encode()
-        last = len(messages)
-        for number, (subject, headers, body) in enumerate(messages, 1):
-            marked = HeaderLines(b"%bNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (headers, batch, number))
-            if number == last:
-                marked = HeaderLines(marked + b"Nats-Batch-Commit: 1\r\n")
-                answer = _acknowledged(await self._ask(subject, body, marked))
-                if answer.get("count") != last:
-                    raise Unpublished(f"{answer.get('count')} of {last} messages were stored")
-            elif number == 1:
-                # Answered with nothing when the batch may begin, with an error otherwise.
-                first = await self._ask(subject, body, marked)
-                if first.data:
-                    _acknowledged(first)
-            else:
-                try:
-                    await self.client.publish(subject, body, headers=marked)  # type: ignore[arg-type]
-                except nats.errors.Error as error:
-                    raise Unpublished(str(error) or type(error).__name__) from error
+        marked = [
+            (subject, HeaderLines(b"%bNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (headers, batch, number)), body)
+            for number, (subject, headers, body) in enumerate(messages, 1)
+        ]
+        first = await self._ask(*marked[0])
+        if first.data:  # answered with nothing when the batch may begin, with an error otherwise
+            _acknowledged(first)
+        try:
+            await self.client.publish_all(marked[1:-1])
+        except nats.errors.Error as error:
+            raise Unpublished(str(error) or type(error).__name__) from error
+        subject, headers, body = marked[-1]
+        answer = _acknowledged(await self._ask(subject, HeaderLines(headers + b"Nats-Batch-Commit: 1\r\n"), body))
+        if answer.get("count") != len(messages):
+            raise Unpublished(f"{answer.get('count')} of {len(messages)} messages were stored")
 
-    async def _ask(self, subject: str, body: bytes, headers: HeaderLines) -> Msg:
+    async def _ask(self, subject: str, headers: HeaderLines, body: bytes) -> Msg:
         try:
             return await self.client.request(subject, body, timeout=_TIMEOUT, headers=headers)  # type: ignore[arg-type]
         except (nats.errors.Error, TimeoutError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from weft.sql import Postgres, Sql, Sqlite
 
 _CHASSIS_SCRIPTS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x57454654  # any number, the same for all instances of all versions
+_alembic = threading.Lock()
+"""Migration scripts find their connection in a variable of Alembic's module: one migration at a time."""
 
 
 class CannotStart(Exception):
@@ -58,8 +61,9 @@ class Database:
             with self.write.connect() as connection, connection.begin():
                 if not self.is_sqlite:
                     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
-                migrate(connection, _CHASSIS_SCRIPTS, "weft_schema", str(self))
-                migrate(connection, self._migrations, "service_schema", str(self))
+                with _alembic:
+                    migrate(connection, _CHASSIS_SCRIPTS, "weft_schema", str(self))
+                    migrate(connection, self._migrations, "service_schema", str(self))
         except (OperationalError, InterfaceError) as error:
             raise CannotStart(f"the database {self} cannot be used: {first_line(error)}") from error
 

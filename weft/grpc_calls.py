@@ -174,10 +174,13 @@ def _running(name: str, handler: Handler, default: float) -> Callable[..., Await
 
 
 def _trace_of(metadata: _Metadata) -> TraceContext:
-    parents = [value for key, value in metadata if key == "traceparent"]
-    if len(parents) != 1:
-        return TraceContext()
-    return TraceContext.of(parents[0], ",".join(value for key, value in metadata if key == "tracestate"))
+    parent, states = "", []
+    for key, value in metadata:
+        if key == "traceparent":
+            parent = value
+        elif key == "tracestate":
+            states.append(value)
+    return TraceContext.of(parent, ",".join(states))
 
 
 def _answer_of(handler: Handler) -> Answer:

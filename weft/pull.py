@@ -18,7 +18,6 @@ from weft import logs
 from weft.events import Delivery
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
     from weft.broker import Broker
@@ -41,8 +40,6 @@ class Pull:
         self._waiting: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._subscription: Subscription | None = None
-        # Tells messages of this start from late ones of an earlier.
-        self._life: object | None = None
         self._asked = 0
         self._last_consumer_seq = 0
         self._last_seq = 0
@@ -67,22 +64,15 @@ class Pull:
         self._broken = ""
         self._last_heard = asyncio.get_running_loop().time()
         client = self._broker.client
-        life = self._life = object()
-
-        async def receive(message: Msg) -> None:
-            if life is self._life:
-                await self._receive(message)
-
-        self._subscription = await client.subscribe(client.new_inbox(), cb=receive)
+        self._subscription = await client.deliver_to(client.new_inbox(), self._receive)
         await self._ask()
 
     async def stop(self) -> None:
         """Take no more messages."""
         subscription, self._subscription = self._subscription, None
-        self._life = None
         if subscription is not None and not self._broker.client.is_closed:
             try:
-                await subscription.unsubscribe()
+                await self._broker.client.no_longer(subscription)
             except (nats.errors.Error, ValueError) as error:
                 _log.debug("unsubscribing failed", error=str(error))
 
@@ -99,6 +89,7 @@ class Pull:
         while not self._waiting:
             self._check()
             self._arrived.clear()
+            await self._ask()
             try:
                 await asyncio.wait_for(self._arrived.wait(), _HEARTBEAT)
             except TimeoutError:
@@ -139,16 +130,15 @@ class Pull:
         except nats.errors.Error as error:
             self.doubt(f"cannot ask for messages: {error}")
 
-    async def _receive(self, message: Msg) -> None:
+    def _receive(self, subject: str, reply: str, headers: dict[str, str], body: bytes) -> None:
         self._last_heard = asyncio.get_running_loop().time()
-        headers = message.headers or {}
-        if message.reply.startswith("$JS.ACK."):
-            self._accept(message, headers)
+        if reply.startswith("$JS.ACK."):
+            self._accept(subject, reply, headers, body)
         elif status := headers.get("Status"):
-            await self._hear(status, headers)
+            self._hear(status, headers)
 
-    def _accept(self, message: Msg, headers: dict[str, str]) -> None:
-        seq, consumer_seq = _numbers(message.reply)
+    def _accept(self, subject: str, reply: str, headers: dict[str, str], body: bytes) -> None:
+        seq, consumer_seq = _numbers(reply)
         self._asked = max(0, self._asked - 1)
         if consumer_seq != self._last_consumer_seq + 1:
             self.doubt(f"message {consumer_seq} came after {self._last_consumer_seq}")
@@ -157,16 +147,16 @@ class Pull:
         if seq <= self._last_seq:
             return  # redelivered while it is being handled
         self._last_seq = seq
-        self._replies.append((seq, message.reply))
-        self._waiting.append(Delivery(self._stream, seq, message.subject, headers, message.data))
+        self._replies.append((seq, reply))
+        self._waiting.append(Delivery(self._stream, seq, subject, headers, body))
         self._arrived.set()
 
-    async def _hear(self, status: str, headers: dict[str, str]) -> None:
+    def _hear(self, status: str, headers: dict[str, str]) -> None:
         if status == "100":  # idle heartbeat
             return
         if status in ("404", "408"):  # what was asked for has expired
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._window)))
-            await self._ask()
+            self._arrived.set()
             return
         self.doubt(f"{status} {headers.get('Description', '')}")
 

@@ -285,7 +285,10 @@ async def _run(services: Sequence[Service]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        await asyncio.gather(*(service.start() for service in services))
+        # All of them to the end, so that none is stopped while it starts.
+        for failure in await asyncio.gather(*(service.start() for service in services), return_exceptions=True):
+            if failure is not None:
+                raise failure
         waits = [asyncio.ensure_future(stopping.wait()), *(asyncio.ensure_future(one.failed()) for one in services)]
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for one in pending:

@@ -12,10 +12,10 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Integer, LargeBinary, Row, Table
-from sqlalchemy.types import String
+from sqlalchemy import Column, Connection, Row, Table
+from sqlalchemy.dialects.postgresql.base import PGDialect
 
-type_names = ((Boolean, "boolean"), (BigInteger, "bigint"), (Integer, "integer"), (LargeBinary, "bytea"), (String, "text"))
+_postgresql = PGDialect()
 
 Values = Mapping[str, Any]
 
@@ -151,7 +151,7 @@ class Postgres:
 
 @cache
 def _pg_type(column: Column[Any]) -> str:
-    return next(name for kind, name in type_names if isinstance(column.type, kind))
+    return column.type.compile(dialect=_postgresql)
 
 
 def _marks(table: Table, names: Iterable[str]) -> str:

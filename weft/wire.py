@@ -1,19 +1,23 @@
 """The NATS connection, with headers that are written and read once per event instead of once per header.
 
 nats-py spends half of a message's time on headers: it strips, checks and translates every name and value of
-every message. Ours are made of checked ids, and look the same but for a few values. Two methods are overridden;
-whatever they do not know goes the ordinary way (see docs/decisions).
+every message. Ours are made of checked ids, and look the same but for a few values. Two of its methods are
+overridden; whatever they do not know goes the ordinary way (see docs/decisions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.errors import ConnectionClosedError
 from nats.protocol.command import hpub_cmd
 
 _FIRST_LINE = b"NATS/1.0\r\n"
+_LINE = re.compile(r"([^:\s]+): ([^\r\n]*)\r\n")
 
 
 class HeaderLines(bytes):
@@ -28,24 +32,75 @@ def encode(headers: Mapping[str, str]) -> HeaderLines:
     return HeaderLines(lines.encode())
 
 
+Sink = Callable[[str, str, dict[str, str], bytes], None]
+"""Takes a message at once, in the reading task: subject, reply subject, headers, body."""
+
+
 class Connection(Client):
-    """nats-py's client, which also takes `HeaderLines` as headers."""
+    """nats-py's client, which also takes `HeaderLines` as headers, many messages at once, and sinks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sinks: dict[int, Sink] = {}
+
+    async def publish_all(self, messages: Iterable[tuple[str, HeaderLines, bytes]]) -> None:
+        """Publish messages, none of which asks for a reply, with one write.
+
+        Raises `nats.errors.Error` when there is no connection: nothing is kept for later.
+        """
+        if not self.is_connected:
+            raise ConnectionClosedError
+        commands = [hpub_cmd(subject, "", b"%b%b\r\n" % (_FIRST_LINE, headers), body) for subject, headers, body in messages]
+        await self._send(b"".join(commands), len(commands))
+
+    async def deliver_to(self, subject: str, sink: Sink) -> Subscription:
+        """Subscribe: each message goes straight to `sink`, without a queue and a task in between."""
+        subscription = await self.subscribe(subject, cb=_no_queue)
+        self._sinks[subscription._id] = sink
+        return subscription
+
+    async def no_longer(self, subscription: Subscription) -> None:
+        """End what `deliver_to` began. Raises `nats.errors.Error` when that cannot be told to the server."""
+        self._sinks.pop(subscription._id, None)
+        await subscription.unsubscribe()
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        sink = self._sinks.get(sid)
+        if sink is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        found = _decode(headers)
+        if found is None:
+            found = await super()._process_headers(headers) or {}
+        sink(subject.decode(), reply.decode(), found, data)
 
     async def _send_publish(self, subject: str, reply: str, payload: bytes, payload_size: int, headers: Any) -> None:
-        if not isinstance(headers, HeaderLines):
+        if isinstance(headers, HeaderLines):
+            await self._send(hpub_cmd(subject, reply, b"%b%b\r\n" % (_FIRST_LINE, headers), payload), 1)
+        else:
             await super()._send_publish(subject, reply, payload, payload_size, headers)
-            return
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += payload_size
-        await self._send_command(hpub_cmd(subject, reply, b"%b%b\r\n" % (_FIRST_LINE, headers), payload))
+
+    async def _send(self, command: bytes, messages: int) -> None:
+        self.stats["out_msgs"] += messages
+        self.stats["out_bytes"] += len(command)
+        await self._send_command(command)
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
-        # A status from the server stands on the first line and takes the ordinary way.
-        if headers and headers.startswith(_FIRST_LINE):
-            try:
-                return dict(line.split(": ", 1) for line in headers[10:-4].decode().split("\r\n"))  # type: ignore[misc]
-            except ValueError:
-                return await super()._process_headers(headers)
-        return await super()._process_headers(headers)
+
+async def _no_queue(_: object) -> None:
+    """Stand where a callback has to be; a sink gets the messages."""
+
+
+def _decode(headers: bytes) -> dict[str, str] | None:
+    """Return plain headers; None for what takes the ordinary way, such as a status on the first line."""
+    if not headers.startswith(_FIRST_LINE):
+        return None
+    try:
+        lines = headers[len(_FIRST_LINE) : -2].decode()
+    except UnicodeDecodeError:
+        return None
+    found = _LINE.findall(lines)
+    return dict(found) if len(found) == lines.count("\n") else None

@@ -34,8 +34,7 @@ class PaymentEventRow(Tables, table=True):
 
 
 def _replay(events: Sequence[Message]) -> Payment:
-    order_id: str = getattr(events[0], "order_id")  # noqa: B009 - every event of the journal has one
-    return Payment.replay(order_id, events)
+    return Payment.replay(events[0].order_id, events)  # type: ignore[attr-defined]
 
 
 payments = EventStore(

@@ -31,7 +31,7 @@ def create_product(
 
 
 def update_product(work: UnitOfWork, sku: str, changes: Mapping[str, Any]) -> Product:
-    """Set the fields that `changes` names, as `Product.change` takes them. Raises `NotFound` and `InvalidInput`."""
+    """Set fields, by `Product.change`'s names, to new values. Raises `NotFound` and `InvalidInput`."""
     product = work.get(store.products, sku)
     if product is None:
         raise NotFound("product", sku)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from commerce.product.v1 import product_service_pb2 as api
 from commerce.product.v1.product_service_pb2_grpc import ProductServiceServicer
 from services.product import commands, queries
@@ -11,6 +13,7 @@ from weft.domain import InvalidInput, Violation, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from grpc.aio import ServicerContext
 
@@ -110,6 +113,12 @@ def _message(product: Product) -> api.Product:
         price=product.price.message(),
         active=product.active,
         revision=product.revision,
-        create_time=product.create_time,
-        update_time=product.update_time,
+        create_time=_timestamp(product.create_time),
+        update_time=_timestamp(product.update_time),
     )
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp

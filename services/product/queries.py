@@ -9,7 +9,7 @@ from weft import pages
 from weft.domain import InvalidInput, NotFound, Violation, is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -22,8 +22,7 @@ _products = store.products.table
 
 def get_product(connection: Connection, sku: str) -> Product:
     """Return one product. Raises `InvalidInput`, naming `sku`, and `NotFound`."""
-    if not is_id(sku):
-        raise InvalidInput(Violation("sku", "must match [A-Za-z0-9_-]{1,64}"))
+    _check_skus({"sku": sku})
     product = store.products.find(connection, sku)
     if product is None:
         raise NotFound("product", sku)
@@ -34,9 +33,7 @@ def get_products(connection: Connection, skus: Sequence[str]) -> Sequence[Produc
     """Return those of at most 200 products that exist, in no order. Raises `InvalidInput`, naming `skus`."""
     if len(skus) > MAX_SKUS:
         raise InvalidInput(Violation("skus", f"must be at most {MAX_SKUS}"))
-    wrong = [Violation(f"skus[{n}]", "must match [A-Za-z0-9_-]{1,64}") for n, sku in enumerate(skus) if not is_id(sku)]
-    if wrong:
-        raise InvalidInput(*wrong)
+    _check_skus({f"skus[{n}]": sku for n, sku in enumerate(skus)})
     rows = connection.execute(_products.select().where(_products.c.sku.in_(skus)))
     return store.products.from_rows(rows)
 
@@ -49,3 +46,11 @@ def list_products(connection: Connection, page_size: int, page_token: str) -> tu
         query = query.where(_products.c.sku > position[0])
     products = store.products.from_rows(connection.execute(query))
     return pages.cut(products, size, lambda product: (product.sku,))
+
+
+def _check_skus(skus: Mapping[str, str]) -> None:
+    wrong = [
+        Violation(field, "must match [A-Za-z0-9_-]{1,64}") for field, sku in skus.items() if not is_id(sku)
+    ]
+    if wrong:
+        raise InvalidInput(*wrong)

@@ -62,5 +62,8 @@ def _dump_product(product: Product) -> dict[str, Any]:
 
 
 products = Store(
-    ProductRow.__table__, key="sku", load=_load_product, dump=_dump_product  # type: ignore[attr-defined]
+    ProductRow.__table__,  # type: ignore[attr-defined]
+    key="sku",
+    load=_load_product,
+    dump=_dump_product,
 )

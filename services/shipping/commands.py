@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from services.shipping import store
-from services.shipping.domain import Shipment
-from weft import UnitOfWork
 from weft.domain import InvalidInput, NotFound, Violation, is_id
+
+if TYPE_CHECKING:
+    from services.shipping.domain import Shipment
+    from weft import UnitOfWork
 
 
 def dispatch(work: UnitOfWork, shipment_id: str) -> Shipment:

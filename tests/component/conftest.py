@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
@@ -15,9 +14,6 @@ import pytest_asyncio
 from tests.component.support import Streams
 from weft.domain import new_id
 from weft.embedded import NatsServer, Postgres
-
-if TYPE_CHECKING:
-    from pytest import FixtureRequest
 
 NewDatabase = Callable[[str], Awaitable[str]]
 
@@ -57,7 +53,7 @@ async def streams(nats_url: str) -> AsyncIterator[Streams]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_server(request: FixtureRequest) -> Postgres | None:
+def database_server(request: pytest.FixtureRequest) -> Postgres | None:
     """PostgreSQL, or None for SQLite: a test that needs it runs once on each."""
     server: Postgres | None = None
     if request.param == "postgres":

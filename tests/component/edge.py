@@ -85,9 +85,11 @@ async def serving(
         await server.drain(0)
 
 
-def channel_to(server: GrpcServer, traced: Tracing | None = None, **options: Any) -> grpc.aio.Channel:
+def channel_to(
+    server: GrpcServer, traced: Tracing | None = None, *, address: str = "", **options: Any
+) -> grpc.aio.Channel:
     """Return a channel as services have it."""
-    return connect(f"127.0.0.1:{server.port}", tracing=traced or tracing("caller"), **options)
+    return connect(address or f"127.0.0.1:{server.port}", tracing=traced or tracing("caller"), **options)
 
 
 def bare_channel_to(server: GrpcServer) -> grpc.aio.Channel:

@@ -1,10 +1,10 @@
-"""What the tests of the services share: a service that runs, the streams around it, its tables, its refusals."""
+"""What the tests of the services share: running one, the streams around it, its tables, its refusals."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
@@ -14,9 +14,8 @@ from google.rpc.status_pb2 import Status
 from sqlalchemy import text
 
 from weft.broker import Broker
-from weft.clock import Clock, micros
 from weft.domain import new_id
-from weft.events import context_of, headers_of, stream_of, subject_of
+from weft.events import context_of, stream_of, subject_of
 from weft.testing import EventReader, StoredEvent, eventually
 
 if TYPE_CHECKING:
@@ -88,28 +87,34 @@ class Streams:
     async def __aexit__(self, *_: object) -> None:
         await self._broker.close()
 
-    async def publish(self, event: Message, key: str = "", **changed: str) -> str:
+    async def publish(self, event: Message, key: str = "", **changed: str | None) -> str:
         """Publish an event as the service that owns its type would; return its id.
 
-        Its aggregate is `key`, or what the event's first field says. `changed` replaces columns of the outbox
-        row that its headers are made of, as in `event_id`.
+        Its aggregate is `key`, or what the event's first field says. `changed` replaces attributes of the
+        CloudEvent, as in `id`; None leaves one out.
         """
         type_name = event.DESCRIPTOR.full_name
         aggregate_id = key or str(getattr(event, event.DESCRIPTOR.fields[0].name))
-        columns = {"event_id": new_id(), "type": type_name, "aggregate_id": aggregate_id}
-        trail = {"correlation_id": aggregate_id, "causation_id": "", "traceparent": "", "tracestate": ""}
-        row = SimpleNamespace(**(columns | trail | changed), time=micros(Clock().now()))
-        await self._broker.ensure_stream(context_of(type_name))
-        message = (subject_of(type_name, aggregate_id), headers_of(row, "/test"), event.SerializeToString())
-        assert await self._broker.publish([message]) == 1
-        return str(row.event_id)
+        attributes = {"specversion": "1.0", "id": new_id(), "type": type_name, "subject": aggregate_id}
+        attributes |= {"source": "/test", "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"}
+        return await self.publish_bytes(
+            subject_of(type_name, aggregate_id), event.SerializeToString(), attributes | changed
+        )
+
+    async def publish_bytes(self, subject: str, body: bytes, attributes: Mapping[str, str | None]) -> str:
+        """Publish any message, with these attributes of a CloudEvent; return its id."""
+        headers = {f"ce-{name}": value for name, value in attributes.items() if value is not None}
+        event_id = headers.get("ce-id", new_id())
+        await self._broker.ensure_stream(context_of(subject.rpartition(".")[0]))
+        await self._broker.js.publish(subject, body, headers={"Nats-Msg-Id": event_id, **headers})
+        return event_id
 
     async def wait_for(self, type: type[Message], key: str, timeout: float = 10.0) -> StoredEvent:
         """Return the first event of a type and an aggregate once it is in its stream."""
         return await self.reader(context_of(type.DESCRIPTOR.full_name)).wait_for(type, key, timeout)
 
     async def types_of(self, context: str, key: str) -> list[str]:
-        """Return the short names of an aggregate's events that are in the stream of a context now, in order."""
+        """Return the short names of an aggregate's events in the stream of a context, in order."""
         return [event.type.rpartition(".")[2] for event in await self.reader(context).of(key)]
 
     def reader(self, context: str) -> EventReader:

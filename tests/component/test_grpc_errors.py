@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import pytest
 import sqlalchemy
+from commerce.order.v1 import order_service_pb2 as order
 from commerce.product.v1 import product_service_pb2 as product
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, ResourceInfo, RetryInfo
@@ -220,15 +221,9 @@ async def test_methods_that_are_not_there_are_unimplemented() -> None:
         catalogue, orders = catalogue_at(channel), orders_at(channel)
         for call in (
             catalogue.ListProducts(product.ListProductsRequest()),
-            orders.GetOrder(orders_request()),
+            orders.GetOrder(order.GetOrderRequest()),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
-
-def orders_request() -> Any:
-    """Return a request of a service that is not served."""
-    from commerce.order.v1.order_service_pb2 import GetOrderRequest
-
-    return GetOrderRequest()

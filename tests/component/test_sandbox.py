@@ -278,6 +278,21 @@ def test_a_busy_port_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert end.stderr == expected
 
 
+def test_a_port_that_does_not_exist_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    end = run("--port", "99999", "--ledger", str(tmp_path / "ledger.db"))
+    assert end.returncode == 2
+    assert re.fullmatch(r"sandbox: port 99999 of 127\.0\.0\.1 cannot be used .*\n", end.stderr)
+
+
+async def test_answers_come_without_the_delay_of_nagle(http: aiohttp.ClientSession) -> None:
+    times = []
+    for _ in range(9):
+        started = time.monotonic()
+        await post(http, "/v1/charges", new_id(), a_charge())
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.03
+
+
 def test_a_ledger_without_a_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     end = run("--port", "0", "--ledger", str(tmp_path / "nowhere" / "ledger.db"))
     assert end.returncode == 2

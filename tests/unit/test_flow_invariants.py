@@ -131,10 +131,10 @@ class Flow(RuleBasedStateMachine):
         check_journal(self.world.payments)
 
     @invariant()
-    def what_was_dispatched_is_paid_and_not_cancelled(self) -> None:
+    def what_was_dispatched_is_paid_and_confirmed(self) -> None:
         for order_id, shipment in self.world.shipments.shipments.items():
             if shipment.state in ("DISPATCHED", "DELIVERED"):
-                assert self.world.orders.orders[order_id].state != "CANCELLED"
+                assert self.world.orders.orders[order_id].state not in ("PENDING", "CANCELLED")
                 assert self.world.payments.payments[order_id].state == "COMPLETED"
 
     def teardown(self) -> None:

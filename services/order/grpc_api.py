@@ -1,0 +1,158 @@
+"""Order's gRPC service."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from commerce.order.v1 import order_service_pb2 as api
+from commerce.order.v1.order_service_pb2_grpc import OrderServiceServicer
+from services.order import commands, domain, queries, store
+from services.order.domain import State
+from weft.domain import InvalidInput, Unavailable, Violation, is_id, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from datetime import datetime, timedelta
+
+    from grpc.aio import ServicerContext
+
+    from services.order.catalogue import Catalogue
+    from services.order.domain import Order
+    from weft import Changes, Reader, Writer
+    from weft.changes import Watch
+
+_LOOK_AGAIN = 1.0
+"""Seconds after which a watched order is read again: another instance may have changed it."""
+
+
+class OrderApi(OrderServiceServicer):
+    """`commerce.order.v1.OrderService`."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        catalogue: Catalogue,
+        changes: Changes,
+        draining: asyncio.Event,
+        patience: timedelta,
+    ) -> None:
+        """`patience` is how long an order may stay undecided; watches end when `draining` is set."""
+        self._writer = writer
+        self._reader = reader
+        self._catalogue = catalogue
+        self._changes = changes
+        self._draining = draining
+        self._patience = patience
+
+    async def CreateOrder(
+        self,
+        request: api.CreateOrderRequest,
+        context: ServicerContext[api.CreateOrderRequest, api.CreateOrderResponse],
+    ) -> api.CreateOrderResponse:
+        domain.check_request(request)
+        products = await self._catalogue.find([line.sku for line in request.lines])
+        lines = domain.price_lines(request.lines, products)
+        order = await self._writer.run(commands.place_order, new_id(), request, lines, self._patience)
+        return api.CreateOrderResponse(order=_message(order))
+
+    async def GetOrder(
+        self,
+        request: api.GetOrderRequest,
+        context: ServicerContext[api.GetOrderRequest, api.GetOrderResponse],
+    ) -> api.GetOrderResponse:
+        order = await self._reader.run(queries.get_order, _order_id(request.order_id))
+        return api.GetOrderResponse(order=_message(order))
+
+    async def ListOrders(
+        self,
+        request: api.ListOrdersRequest,
+        context: ServicerContext[api.ListOrdersRequest, api.ListOrdersResponse],
+    ) -> api.ListOrdersResponse:
+        page, token = await self._reader.run(
+            queries.list_orders,
+            request.page_size,
+            request.page_token,
+            user_id=_user_id(request.user_id),
+            state=_state(request.state),
+        )
+        return api.ListOrdersResponse(orders=map(_message, page), next_page_token=token)
+
+    async def CancelOrder(
+        self,
+        request: api.CancelOrderRequest,
+        context: ServicerContext[api.CancelOrderRequest, api.CancelOrderResponse],
+    ) -> api.CancelOrderResponse:
+        order = await self._writer.run(commands.cancel_order, _order_id(request.order_id))
+        return api.CancelOrderResponse(order=_message(order))
+
+    async def WatchOrder(
+        self,
+        request: api.WatchOrderRequest,
+        context: ServicerContext[api.WatchOrderRequest, api.WatchOrderResponse],
+    ) -> AsyncIterator[api.WatchOrderResponse]:
+        order_id = _order_id(request.order_id)
+        sent = None
+        with self._changes.watch(store.orders, order_id) as watch:
+            while True:
+                order = await self._reader.run(queries.get_order, order_id)
+                if order.version != sent:
+                    yield api.WatchOrderResponse(order=_message(order))
+                    sent = order.version
+                if order.ended:
+                    return
+                await self._wait(watch)
+
+    async def _wait(self, watch: Watch) -> None:
+        """Return when it is time to look again. Raises `Unavailable` when the server drains."""
+        waits = [asyncio.ensure_future(watch.wait(_LOOK_AGAIN)), asyncio.ensure_future(self._draining.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+        if self._draining.is_set():
+            raise Unavailable("the service is stopping; watch again")
+
+
+def _order_id(value: str) -> str:
+    if not is_id(value):
+        raise InvalidInput(Violation("order_id", "must match [A-Za-z0-9_-]{1,64}"))
+    return value
+
+
+def _user_id(value: str) -> str:
+    if value and not is_id(value):
+        raise InvalidInput(Violation("user_id", "must match [A-Za-z0-9_-]{1,64}, or be empty for all users"))
+    return value
+
+
+def _state(value: api.OrderState.ValueType) -> State | None:
+    if value == api.ORDER_STATE_UNSPECIFIED:
+        return None
+    if value not in api.OrderState.values():
+        raise InvalidInput(Violation("state", "is not a state that an order can be in"))
+    return State(api.OrderState.Name(value).removeprefix("ORDER_STATE_"))
+
+
+def _message(order: Order) -> api.Order:
+    return api.Order(
+        order_id=order.order_id,
+        user_id=order.user_id,
+        state=api.OrderState.Value(f"ORDER_STATE_{order.state}"),
+        cancel_reason=api.CancelReason.Value(f"CANCEL_REASON_{order.cancel_reason or 'UNSPECIFIED'}"),
+        lines=[line.message() for line in order.lines],
+        total=order.total.message(),
+        ship_to=order.ship_to,
+        create_time=_timestamp(order.create_time),
+        update_time=_timestamp(order.update_time),
+    )
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp

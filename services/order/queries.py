@@ -1,0 +1,49 @@
+"""What a caller can ask order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.order import store
+from weft import pages
+from weft.domain import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+    from services.order.domain import Order, ProductCopy, State
+
+_orders = store.orders.table
+_products = store.products.table
+
+
+def get_order(connection: Connection, order_id: str) -> Order:
+    """Return one order. Raises `NotFound`."""
+    order = store.orders.find(connection, order_id)
+    if order is None:
+        raise NotFound("order", order_id)
+    return order
+
+
+def list_orders(
+    connection: Connection, page_size: int, page_token: str, *, user_id: str = "", state: State | None = None
+) -> tuple[Sequence[Order], str]:
+    """Return a page of orders, newest first, and the next page's token. Raises `InvalidInput`."""
+    size = pages.size_of(page_size)
+    query = _orders.select().order_by(_orders.c.order_id.desc()).limit(size + 1)
+    if user_id:
+        query = query.where(_orders.c.user_id == user_id)
+    if state is not None:
+        query = query.where(_orders.c.state == state.value)
+    if position := pages.position_of(page_token, str):
+        query = query.where(_orders.c.order_id < position[0])
+    orders = store.orders.from_rows(connection.execute(query))
+    return pages.cut(orders, size, lambda order: (order.order_id,))
+
+
+def remembered_products(connection: Connection, skus: Iterable[str]) -> dict[str, ProductCopy]:
+    """Return what order remembers of those of the products that it knows."""
+    rows = connection.execute(_products.select().where(_products.c.sku.in_(skus)))
+    return {product.sku: product for product in store.products.from_rows(rows)}
