@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
@@ -27,6 +25,8 @@ from weft.wire import encode
 from weft.work import Origin, Unit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.message import Message
 
     from weft import Service
@@ -67,7 +67,9 @@ def order_created(number: int) -> Outgoing:
     """Return the event of an order of one line."""
     order_id = new_id()
     line = OrderLine(sku=f"sku-{number * 7919 % SKUS:04d}", quantity=1, unit_price=PRICE)
-    event = OrderCreated(order_id=order_id, user_id="bench", lines=[line], total=PRICE, payment_token="tok_ok")
+    event = OrderCreated(
+        order_id=order_id, user_id="bench", lines=[line], total=PRICE, payment_token="tok_ok"
+    )
     event.ship_to.region_code = "CH"
     event.ship_to.address_lines.append("Bahnhofstrasse 1, 8001 Zürich")
     return message(event, order_id)
@@ -82,14 +84,21 @@ async def handled_per_second(nats_url: str, database_url: str, *, events: int, b
     products = [ProductCreated(sku=f"sku-{n:04d}", active=True, revision=1) for n in range(SKUS)]
     await publish_all(broker, [message(event, event.sku) for event in products])
     settings = Settings(
-        database_url=database_url, nats_url=nats_url, instance="inventory-bench", batch_size=batch_size, log_level="debug"
+        database_url=database_url,
+        nats_url=nats_url,
+        instance="inventory-bench",
+        batch_size=batch_size,
+        log_level="debug",
     )
     # Stock first, with a service that finds no order yet.
     service = build(settings)
     await service.start()
     await eventually(lambda: _count(service, "stock", SKUS), timeout=60)
     for n in range(SKUS):
-        unit = Unit(lambda work, n=n: commands.restock(work, f"sku-{n:04d}", 1_000_000), Origin(service.tracing.current()))
+        unit = Unit(
+            lambda work, n=n: commands.restock(work, f"sku-{n:04d}", 1_000_000),
+            Origin(service.tracing.current()),
+        )
         await service.writer.run_unit(unit)
     await eventually(lambda: _count(service, "outbox WHERE published_at IS NULL", 0), timeout=60)
     await service.stop()

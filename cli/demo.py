@@ -163,9 +163,7 @@ class Shop:
         with _Unless(grpc.StatusCode.NOT_FOUND):
             trial.payment = (await self._payments.GetPayment(GetPaymentRequest(order_id=order_id))).payment
         with _Unless(grpc.StatusCode.NOT_FOUND):
-            trial.shipment = (
-                await self._shipping.GetShipment(GetShipmentRequest(order_id=order_id))
-            ).shipment
+            trial.shipment = (await self._shipping.GetShipment(GetShipmentRequest(order_id=order_id))).shipment
         trial.stock = await self._stock(trial.sample.sku)
 
 

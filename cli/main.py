@@ -68,9 +68,7 @@ def up(
     demo: Annotated[
         bool, typer.Option("--demo", help="Once ready, place three sample orders and follow them.")
     ] = False,
-    log_level: Annotated[
-        LogLevel, typer.Option(help="The least level that the services log.")
-    ] = LogLevel.INFO,
+    log_level: Annotated[LogLevel, typer.Option(help="The least level that the services log.")] = LogLevel.INFO,
     log_format: Annotated[LogFormat, typer.Option(help="How DIR/logs/*.log are written.")] = LogFormat.JSON,
 ) -> None:
     """Start everything on this machine and serve until Ctrl-C or SIGTERM.

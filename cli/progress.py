@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from cli.trial import Trial
 
-_WIDE = 140
+_WIDE = 160
+_ROOMY = 132
 _COLUMNS = ("order", "what it was", "outcome", "payment", "stock held", "shipment", "took")
 
 
@@ -33,10 +34,10 @@ class Progress:
 
     def __init__(self) -> None:
         self._console = make_console()
-        self._live = Live(console=self._console, get_renderable=self._draw, transient=True)
         self._spinner = Spinner("dots")
         self._trials: dict[str, Trial] = {}
         self._said: dict[str, str] = {}
+        self._live = Live(console=self._console, get_renderable=self._draw, transient=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -63,25 +64,30 @@ class Progress:
         for trial in self._trials.values():
             sign = "[green]\u2713[/]" if trial.settled else self._spinner
             what = f"{trial.sample.what}: {order_lines(trial.order)}"
-            grid.add_row(sign, trial.order.order_id, what, order_state(trial.order), _payment(trial))
+            grid.add_row(sign, what, order_state(trial.order))
         return grid
 
 
 def print_outcomes(trials: Sequence[Trial]) -> None:
-    """Print how each order went."""
-    table = Table(title="How the sample orders went", title_justify="left", box=None, pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, justify="right" if column == "took" else "left", overflow="fold")
-    for trial in trials:
-        took = f"{trial.took * 1000:.0f} ms"
-        what = f"{trial.sample.what}: {order_lines(trial.order)}"
-        outcome = order_state(trial.order) + ("" if trial.went_as_expected else " [bold red](unexpected)[/]")
-        table.add_row(
-            trial.order.order_id, what, outcome, _payment(trial), _held(trial), _shipment(trial), took
-        )
+    """Print how each order went; where a row has no room for the orders' ids, they follow the table."""
     console = make_console()
-    console.print()
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    rows = [_as_row(trial) for trial in trials]
+    first = 0 if console.width >= _ROOMY else 1
+    for column in _COLUMNS[first:]:
+        table.add_column(column, justify="right" if column == "took" else "left")
+    for row in rows:
+        table.add_row(*row[first:])
+    console.print("\nhow the sample orders went", style="bold")
     console.print(table)
+    if first:
+        console.print("", *(f"{order_id}  {what}" for order_id, what, *_ in rows), sep="\n")
+
+
+def _as_row(trial: Trial) -> tuple[str, ...]:
+    outcome = order_state(trial.order) + ("" if trial.went_as_expected else " [bold red](unexpected)[/]")
+    done = (_payment(trial), _held(trial), _shipment(trial))
+    return trial.order.order_id, trial.sample.what, outcome, *done, f"{trial.took * 1000:.0f} ms"
 
 
 def _payment(trial: Trial) -> str:
@@ -92,7 +98,7 @@ def _payment(trial: Trial) -> str:
 
 def _held(trial: Trial) -> str:
     if trial.held:
-        return str(trial.held)
+        return f"{trial.held} x {trial.sample.sku}"
     return "0 (released)" if trial.released else "0"
 
 

@@ -30,9 +30,7 @@ class Sample:
         in_stock = self.sku in RESTOCKED
         line = orders.NewOrderLine(sku=self.sku, quantity=self.quantity if in_stock else available + 1)
         address = PostalAddress(region_code="DE", address_lines=["1 Sample Street", "10115 Berlin"])
-        return orders.CreateOrderRequest(
-            user_id=USER, lines=[line], payment_token=self.token, ship_to=address
-        )
+        return orders.CreateOrderRequest(user_id=USER, lines=[line], payment_token=self.token, ship_to=address)
 
 
 def _product(sku: str, title: str, cents: int) -> Product:

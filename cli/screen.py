@@ -62,7 +62,7 @@ class Screen:
         for part, pid in parts:
             table.add_row(part.name, part.address, str(pid))
         self.console.print(table)
-        self.console.print(f"all ready in {seconds:.1f} s", style="dim")
+        self.console.print(f"all ready after {seconds:.1f} s", style="dim")
 
     def say(self, text: str) -> None:
         """Print `text` as it is."""

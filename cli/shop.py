@@ -19,9 +19,7 @@ Sku = Annotated[str, typer.Argument(metavar="SKU", help="The product's sku.")]
 def place_order(
     sku: Annotated[list[str], typer.Option(metavar="SKU[:QTY]", help="What to order; repeat it for more.")],
     user: Annotated[str, typer.Option(help="Whose order it is.")] = "guest",
-    token: Annotated[
-        str, typer.Option(help="The card: tok_ok, tok_declined, tok_slow or tok_timeout.")
-    ] = "tok_ok",
+    token: Annotated[str, typer.Option(help="The card: tok_ok, tok_declined, tok_slow or tok_timeout.")] = "tok_ok",
     address: Annotated[
         str, typer.Option(help="Where it goes: lines and a two-letter country, separated by commas.")
     ] = "1 Sample Street, 10115 Berlin, DE",

@@ -23,12 +23,8 @@ class Settings(BaseSettings):
     order_ops_port: int = Field(0, ge=0, le=65535, description="Port of order's /readyz; 0 takes any.")
     payment_grpc_port: int = Field(50053, ge=0, le=65535, description="Port on which payment serves gRPC.")
     payment_ops_port: int = Field(0, ge=0, le=65535, description="Port of payment's /readyz; 0 takes any.")
-    inventory_grpc_port: int = Field(
-        50054, ge=0, le=65535, description="Port on which inventory serves gRPC."
-    )
-    inventory_ops_port: int = Field(
-        0, ge=0, le=65535, description="Port of inventory's /readyz; 0 takes any."
-    )
+    inventory_grpc_port: int = Field(50054, ge=0, le=65535, description="Port on which inventory serves gRPC.")
+    inventory_ops_port: int = Field(0, ge=0, le=65535, description="Port of inventory's /readyz; 0 takes any.")
     shipping_grpc_port: int = Field(50055, ge=0, le=65535, description="Port on which shipping serves gRPC.")
     shipping_ops_port: int = Field(0, ge=0, le=65535, description="Port of shipping's /readyz; 0 takes any.")
     product_address: str = Field("", description="Where order finds product; empty is beside it.")

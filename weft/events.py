@@ -6,14 +6,16 @@ protobuf message itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from weft.clock import from_micros
 from weft.tracing import TraceContext
 from weft.wire import HeaderLines, encode
 from weft.work import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CORRELATION = "weft-correlation-id"
 CAUSATION = "weft-causation-id"
@@ -121,4 +123,6 @@ class Delivery(NamedTuple):
             if not self.headers.get(name):
                 raise Malformed(f"the header {name} is missing")
         if self.subject != subject_of(self.type, self.headers["ce-subject"]):
-            raise Malformed(f"the subject is not {subject_of(self.type, self.headers['ce-subject'])}, as the headers say")
+            raise Malformed(
+                f"the subject is not {subject_of(self.type, self.headers['ce-subject'])}, as the headers say"
+            )

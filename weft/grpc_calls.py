@@ -58,9 +58,7 @@ class Methods(grpc.GenericRpcHandler):
         self._wrapped: dict[str, Handler] = {}
         self._generic: list[grpc.GenericRpcHandler] = []
 
-    def add_registered_method_handlers(
-        self, service_name: str, method_handlers: Mapping[str, Handler]
-    ) -> None:
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
         """Take the methods of a generated servicer."""
         for name, handler in method_handlers.items():
             path = f"/{service_name}/{name}"
@@ -125,16 +123,12 @@ class Edge:
             caller = _trace_of(cast("_Metadata", context.invocation_metadata()))
             left = cast("float | None", context.time_remaining())
             with (
-                tracing.span(
-                    name, kind=SpanKind.SERVER, attributes=attributes, parent=caller, reports=False
-                ) as span,
+                tracing.span(name, kind=SpanKind.SERVER, attributes=attributes, parent=caller, reports=False) as span,
                 deadlines.within(default if left is None else left),
             ):
                 try:
                     if self._refusing:
-                        raise Unavailable(
-                            "this instance is stopping: try again"
-                        )
+                        raise Unavailable("this instance is stopping: try again")
                     reply = await run(message, context, left, call.ids)
                     call.code = cast("grpc.StatusCode | None", context.code()) or grpc.StatusCode.OK
                     return reply
@@ -184,9 +178,7 @@ def _trace_of(metadata: _Metadata) -> TraceContext:
 
 
 def _answer_of(handler: Handler) -> Answer:
-    behaviour: Any = (
-        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    )
+    behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     if inspect.iscoroutinefunction(behaviour):
         return cast("Answer", behaviour)
     return partial(_write_all if handler.response_streaming else _call, behaviour)

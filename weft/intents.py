@@ -149,7 +149,7 @@ class Intents:
         for row in rows:
             place = (row.kind, row.key)
             if row.due_at > now:
-                return min((row.due_at - now) / 1_000_000, _SWEEP)
+                return min(float(row.due_at - now) / 1_000_000, _SWEEP)
             if place in self._running:
                 continue
             if isinstance(self._kinds[row.kind], Timer):

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
-
 
 from weft import logs, tables
 from weft.database import is_lost
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from weft.writer import Transaction, Writer
 
 _log = logs.logger("weft.leases")
@@ -167,4 +167,3 @@ class Leases:
     def _give_back(self, transaction: Transaction) -> None:
         mine = (_leases.c.holder == self._holder) & _leases.c.name.in_(list(self._bodies))
         transaction.connection.execute(_leases.update().where(mine).values(holder=""))
-

@@ -7,18 +7,20 @@ redelivery and nothing else waits for them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Row
 
 from weft import tables
 from weft.clock import micros
 from weft.events import Delivery
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Row
+
     from weft.writer import Transaction
 
 _parked = tables.parked
@@ -46,7 +48,7 @@ class RetryPolicy:
     def delay(self, attempts: int) -> int:
         """Return microseconds until the next try, after `attempts` failed ones."""
         seconds = min(self.base * 2.0 ** min(attempts - 1, 30), self.cap)
-        return int(seconds * random.uniform(0.8, 1.2) * 1_000_000)  # noqa: S311 - spreads load, guards nothing
+        return int(seconds * random.uniform(0.8, 1.2) * 1_000_000)
 
 
 def describe(error: BaseException) -> str:
@@ -105,7 +107,9 @@ def heads(transaction: Transaction, consumer: str) -> dict[str, int]:
 
 def first_parked(transaction: Transaction, consumer: str, key: str) -> Row[Any] | None:
     """Return the oldest parked event of a key."""
-    query = _parked.select().where(_parked.c.consumer == consumer, _parked.c.key == key).order_by(_parked.c.seq).limit(1)
+    query = (
+        _parked.select().where(_parked.c.consumer == consumer, _parked.c.key == key).order_by(_parked.c.seq).limit(1)
+    )
     return transaction.connection.execute(query).one_or_none()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import socket
 
+from weft.startup import CannotStart
 
-class CannotListen(Exception):
+
+class CannotListen(CannotStart):
     """The service cannot listen where it was told to; the message says what to do about it."""
 
 
@@ -25,7 +27,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
     `setting` is the name of the setting that the port came from. Raises `PortInUse` and `CannotListen`.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -42,6 +44,4 @@ def _explain(error: OSError, host: str, port: int, setting: str) -> CannotListen
         return PortInUse(
             f"{address} is in use: stop what listens there, or set {setting} to another port (0: any free)"
         )
-    return CannotListen(
-        f"cannot listen on {address} ({error.strerror or error}): set {setting} or its host anew"
-    )
+    return CannotListen(f"cannot listen on {address} ({error.strerror or error}): set {setting} or its host anew")

@@ -123,7 +123,11 @@ class Pull:
         if self._subscription is None or wanted * 2 < self._window:
             return
         self._asked += wanted
-        body = {"batch": wanted, "expires": int(_EXPIRES * _NANOS), "idle_heartbeat": int(_HEARTBEAT * _NANOS)}
+        body = {
+            "batch": wanted,
+            "expires": int(_EXPIRES * _NANOS),
+            "idle_heartbeat": int(_HEARTBEAT * _NANOS),
+        }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         try:
             await self._broker.client.publish(subject, json.dumps(body).encode(), reply=self._subscription.subject)

@@ -7,7 +7,6 @@ then marks. A crash between the two publishes again, and the broker knows the id
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from weft.events import context_of, headers_of, subject_of
 from weft.pull import BrokerTrouble
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from weft.broker import Broker, Outgoing
     from weft.leases import Lease
     from weft.writer import Reader, Transaction, Writer
@@ -124,7 +125,8 @@ class Relay:
 
     def _clean(self, transaction: Transaction) -> None:
         oldest = text(
-            "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT :limit) AND published_at < :before"
+            "DELETE FROM outbox WHERE published_at < :before "
+            "AND seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT :limit)"
         )
         before = micros(transaction.now) - self._retention
         transaction.connection.execute(oldest, {"limit": _CLEAN_AT_ONCE, "before": before})

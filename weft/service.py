@@ -7,9 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
@@ -21,20 +19,23 @@ from weft.broker import Broker
 from weft.changes import Changes
 from weft.clock import Clock
 from weft.consumer import Consumer, Subscription
-from weft.database import CannotStart, Database
+from weft.database import Database
 from weft.events import context_of
 from weft.grpc_server import GrpcServer
 from weft.intents import Intent, Intents, Timer
 from weft.leases import Leases
 from weft.letters import RetryPolicy
 from weft.ops import OpsServer
-from weft.ports import CannotListen
 from weft.pull import BrokerTrouble
 from weft.relay import Relay
+from weft.startup import CannotStart
 from weft.tracing import Tracing
 from weft.writer import Reader, Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
     from weft.settings import ServiceSettings
     from weft.work import Flushed
 
@@ -49,7 +50,13 @@ class Service:
     """
 
     def __init__(
-        self, name: str, context: str, settings: ServiceSettings, *, migrations: Path, clock: Clock | None = None
+        self,
+        name: str,
+        context: str,
+        settings: ServiceSettings,
+        *,
+        migrations: Path,
+        clock: Clock | None = None,
     ) -> None:
         """Compose the chassis of the service `name`, which publishes the events of `context` (`commerce.order`).
 
@@ -126,7 +133,7 @@ class Service:
     async def start(self) -> None:
         """Open the database, listen, and begin to work; returns before the broker is there.
 
-        Raises `CannotStart` and `weft.ports.CannotListen` when the operator has to mend something first.
+        Raises `CannotStart` when the operator has to mend something first.
         """
         stack = self._closing
         with logs.bound(service=self.name, instance=self.settings.instance):
@@ -158,9 +165,7 @@ class Service:
         await self.broker.connect()
         await self._make_stream()
         settings = self.settings
-        leases = Leases(
-            self.writer, settings.instance, alone=self.database.is_sqlite, patience=settings.lease_seconds
-        )
+        leases = Leases(self.writer, settings.instance, alone=self.database.is_sqlite, patience=settings.lease_seconds)
         self._relay = Relay(
             self.broker,
             self.writer,
@@ -199,7 +204,7 @@ class Service:
                 await asyncio.sleep(0.2)
 
     async def _announce(self) -> None:
-        while not self.ready:
+        while not self.ready:  # noqa: ASYNC110 - a matter of milliseconds, once
             await asyncio.sleep(0.02)
         self.grpc.set_ready()
         _log.info("ready", grpc_port=self.grpc.port, ops_port=self.ops_port)
@@ -268,7 +273,7 @@ def run(build: Callable[[], Sequence[Service]]) -> NoReturn:
         if settings.die_with_parent:
             _die_with_parent()
         uvloop.run(_run(services))
-    except (CannotStart, CannotListen) as error:
+    except CannotStart as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except ValidationError as error:
@@ -289,7 +294,10 @@ async def _run(services: Sequence[Service]) -> None:
         for failure in await asyncio.gather(*(service.start() for service in services), return_exceptions=True):
             if failure is not None:
                 raise failure
-        waits = [asyncio.ensure_future(stopping.wait()), *(asyncio.ensure_future(one.failed()) for one in services)]
+        waits = [
+            asyncio.ensure_future(stopping.wait()),
+            *(asyncio.ensure_future(one.failed()) for one in services),
+        ]
         done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for one in pending:
             one.cancel()

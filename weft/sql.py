@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import Column, Connection, Row, Table
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-_postgresql = PGDialect()
+if TYPE_CHECKING:
+    from sqlalchemy import Column, Connection, Row, Table
+
+_postgresql = PGDialect()  # type: ignore[no-untyped-call]
 
 Values = Mapping[str, Any]
 
@@ -37,7 +39,9 @@ class Sql(Protocol):
     ) -> Sequence[Row[Any]]:
         """Return the rows whose `key` is among `keys`, by `order`, locked in that order if the database can."""
 
-    def mark(self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any) -> None:
+    def mark(
+        self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any
+    ) -> None:
         """Set one column of the rows whose `key` is among `keys` to one value."""
 
     def delete(self, connection: Connection, table: Table, keys: Sequence[tuple[Any, ...]]) -> None:
@@ -87,7 +91,9 @@ class Sqlite:
         statement = f"SELECT {_names(table)} FROM {table.name} WHERE {key} IN ({marks}) ORDER BY {order}"
         return connection.exec_driver_sql(statement, wanted).all()
 
-    def mark(self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any) -> None:
+    def mark(
+        self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any
+    ) -> None:
         """See `Sql.mark`."""
         statement = f"UPDATE {table.name} SET {column} = ? WHERE {key} = ?"
         connection.exec_driver_sql(statement, [(value, one) for one in keys])
@@ -135,7 +141,9 @@ class Postgres:
         statement = _pg_select(table, key, order, lock)
         return connection.exec_driver_sql(statement, (list(keys),)).all()
 
-    def mark(self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any) -> None:
+    def mark(
+        self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any
+    ) -> None:
         """See `Sql.mark`."""
         statement = f"UPDATE {table.name} SET {column} = %s WHERE {key} = ANY(%s::{_pg_type(table.c[key])}[])"
         connection.exec_driver_sql(statement, (value, list(keys)))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import Connection, Table
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     from google.protobuf.message import Message
+    from sqlalchemy import Connection, Table
+    from sqlmodel import SQLModel
 
     from weft.domain import Aggregate
     from weft.sql import Sql
@@ -68,7 +69,7 @@ class Store(Generic[T]):
 
     def __init__(
         self,
-        table: Table,
+        row: type[SQLModel],
         *,
         key: str,
         load: Callable[[Any], T],
@@ -76,8 +77,8 @@ class Store(Generic[T]):
         state: Callable[[T, int], Message] | None = None,
         contended: bool = False,
     ) -> None:
-        self.table = table
-        self.name = table.name
+        self.table: Table = row.__table__  # type: ignore[attr-defined]
+        self.name = self.table.name
         self._key = key
         self._load = load
         self._dump = dump
@@ -150,15 +151,15 @@ class EventStore(Generic[T]):
 
     def __init__(
         self,
-        table: Table,
+        row: type[SQLModel],
         *,
         key: str,
         replay: Callable[[Sequence[Message]], T],
         types: Iterable[type[Message]],
         publish: Iterable[type[Message]],
     ) -> None:
-        self.table = table
-        self.name = table.name
+        self.table: Table = row.__table__  # type: ignore[attr-defined]
+        self.name = self.table.name
         self._key = key
         self._replay = replay
         self._types = {kind.DESCRIPTOR.full_name: kind for kind in types}

@@ -28,7 +28,12 @@ outbox = Table(
     Column("published_at", BigInteger),
     sqlite_autoincrement=True,
 )
-Index("outbox_unpublished", outbox.c.seq, sqlite_where=outbox.c.published_at.is_(None), postgresql_where=outbox.c.published_at.is_(None))
+Index(
+    "outbox_unpublished",
+    outbox.c.seq,
+    sqlite_where=outbox.c.published_at.is_(None),
+    postgresql_where=outbox.c.published_at.is_(None),
+)
 
 inbox = Table(
     "inbox",
@@ -111,5 +116,15 @@ intents = Table(
     Column("created_at", BigInteger, nullable=False),
     *(Column(name, Text, nullable=False) for name in trail),
 )
-Index("intents_due", intents.c.due_at, sqlite_where=intents.c.due_at.is_not(None), postgresql_where=intents.c.due_at.is_not(None))
-Index("intents_waiting", intents.c.starts_with, sqlite_where=intents.c.starts_with.is_not(None), postgresql_where=intents.c.starts_with.is_not(None))
+Index(
+    "intents_due",
+    intents.c.due_at,
+    sqlite_where=intents.c.due_at.is_not(None),
+    postgresql_where=intents.c.due_at.is_not(None),
+)
+Index(
+    "intents_waiting",
+    intents.c.starts_with,
+    sqlite_where=intents.c.starts_with.is_not(None),
+    postgresql_where=intents.c.starts_with.is_not(None),
+)

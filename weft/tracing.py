@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import re
+import sys
 import threading
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -49,10 +50,7 @@ __all__ = ["SpanKind", "TraceContext", "Tracing"]
 
 _log = logging.getLogger(__name__)
 
-_TRACEPARENT = re.compile(
-    r"(?:00|(?!ff)[0-9a-f]{2}(?=.{52}(?:-|\Z)))"
-    r"-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
-)
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACESTATE = re.compile(r"[\x20-\x7e]{0,512}")
 _KNOWN_FLAGS = 0x03
 _UNSAMPLED_ROOT = "02"
@@ -78,11 +76,11 @@ class TraceContext:
         A tracestate that is over 512 characters or not printable ASCII is left out.
         """
         match = _TRACEPARENT.fullmatch(traceparent) if len(traceparent) <= 512 else None
-        if match is None or (match[4] and traceparent.startswith("00")):
+        if match is None or (match[5] and match[1] == "00"):  # Only later versions may have more to say.
             return cls()
-        flags = int(match[3], 16) & _KNOWN_FLAGS
+        flags = int(match[4], 16) & _KNOWN_FLAGS
         kept = tracestate if _TRACESTATE.fullmatch(tracestate) else ""
-        return cls(f"00-{match[1]}-{match[2]}-{flags:02x}", kept)
+        return cls(f"00-{match[2]}-{match[3]}-{flags:02x}", kept)
 
     @classmethod
     def of_span(cls, span: Span) -> Self:
@@ -327,6 +325,6 @@ def _exporter(name: str) -> SpanExporter | None:
     if name == "console":
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
-        return ConsoleSpanExporter()
+        return ConsoleSpanExporter(out=sys.stdout)
     _log.warning("OTEL_TRACES_EXPORTER=%s is not known here: use otlp, console or none", name)
     return None

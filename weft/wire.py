@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError
 from nats.protocol.command import hpub_cmd
+
+if TYPE_CHECKING:
+    from nats.aio.subscription import Subscription
 
 _FIRST_LINE = b"NATS/1.0\r\n"
 _LINE = re.compile(r"([^:\s]+): ([^\r\n]*)\r\n")
@@ -50,7 +52,9 @@ class Connection(Client):
         """
         if not self.is_connected:
             raise ConnectionClosedError
-        commands = [hpub_cmd(subject, "", b"%b%b\r\n" % (_FIRST_LINE, headers), body) for subject, headers, body in messages]
+        commands = [
+            hpub_cmd(subject, "", b"%b%b\r\n" % (_FIRST_LINE, headers), body) for subject, headers, body in messages
+        ]
         await self._send(b"".join(commands), len(commands))
 
     async def deliver_to(self, subject: str, sink: Sink) -> Subscription:

@@ -6,25 +6,26 @@ taken back in memory and costs only itself; saving happens once, in bulk, after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import orjson
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from weft import tables
 from weft.clock import micros
 from weft.domain import Aggregate, new_id
-from weft.tracing import TraceContext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     from google.protobuf.message import Message
+    from sqlalchemy import Connection
 
     from weft.sql import Sql
     from weft.store import AggregateStore, Memo
+    from weft.tracing import TraceContext
 
 T = TypeVar("T", bound=Aggregate)
 R = TypeVar("R")
@@ -130,7 +131,13 @@ class UnitOfWork:
         self._entries[store.name, key].aggregate = aggregate
 
     def intend(
-        self, kind: str, key: str, payload: Mapping[str, Any], *, after: timedelta = timedelta(0), once_published: bool = False
+        self,
+        kind: str,
+        key: str,
+        payload: Mapping[str, Any],
+        *,
+        after: timedelta = timedelta(0),
+        once_published: bool = False,
     ) -> None:
         """Promise to act on `kind`, once per key: now, or `after` a time.
 
@@ -292,5 +299,7 @@ def _trail(origin: Origin, key: str) -> dict[str, str]:
 def _body(event: Message) -> bytes:
     body = event.SerializeToString()
     if len(body) > MAX_EVENT_BYTES:
-        raise ValueError(f"{event.DESCRIPTOR.full_name} has {len(body)} bytes; at most {MAX_EVENT_BYTES} can be published")
+        raise ValueError(
+            f"{event.DESCRIPTOR.full_name} has {len(body)} bytes; at most {MAX_EVENT_BYTES} can be published"
+        )
     return body

@@ -10,20 +10,22 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from weft import logs
 from weft.domain import Unavailable
 from weft.store import Conflict
-from weft.work import Done, Failed, Flushed, Load, Origin, Unit, UnitOfWork, attempt
+from weft.work import Done, Failed, Flushed, Origin, Unit, UnitOfWork, attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Connection
+
     from weft.clock import Clock
     from weft.database import Database
     from weft.tracing import TraceContext
@@ -115,9 +117,7 @@ class Writer:
             self._ready.notify()
         await asyncio.to_thread(self._thread.join)
 
-    async def run(
-        self, command: Callable[Concatenate[UnitOfWork, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    async def run(self, command: Callable[Concatenate[UnitOfWork, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a command in a unit of work of its own and return what it returned, once it is committed.
 
         It is run again, from the beginning, when somebody else changed what it had loaded. Raises what the

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from services.inventory import store
-from services.inventory.domain import StockItem
-from weft import UnitOfWork
 from weft.domain import NotFound
+
+if TYPE_CHECKING:
+    from services.inventory.domain import StockItem
+    from weft import UnitOfWork
 
 
 def restock(work: UnitOfWork, sku: str, quantity: int) -> StockItem:

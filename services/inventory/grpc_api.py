@@ -23,7 +23,9 @@ class InventoryApi(InventoryServiceServicer):
         self._reader = reader
 
     async def GetStock(
-        self, request: api.GetStockRequest, context: ServicerContext[api.GetStockRequest, api.GetStockResponse]
+        self,
+        request: api.GetStockRequest,
+        context: ServicerContext[api.GetStockRequest, api.GetStockResponse],
     ) -> api.GetStockResponse:
         item = await self._reader.run(queries.get_stock, request.sku)
         return api.GetStockResponse(stock=_message(item))

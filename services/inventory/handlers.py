@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from services.inventory import domain, store
@@ -10,6 +9,8 @@ from services.inventory.domain import Line, Reservation, StockItem
 from weft import Load, UnitOfWork, loads
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from commerce.order.v1.order_events_pb2 import OrderCancelled, OrderCreated
     from commerce.product.v1.product_events_pb2 import ProductCreated
     from commerce.shipping.v1.shipping_events_pb2 import ShippingDispatched

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 def build(settings: Settings, clock: Clock | None = None) -> Service:
     """Return inventory, ready to start."""
     service = Service(
-        "inventory", "commerce.inventory", settings, migrations=Path(__file__).parent / "migrations", clock=clock
+        "inventory",
+        "commerce.inventory",
+        settings,
+        migrations=Path(__file__).parent / "migrations",
+        clock=clock,
     )
     service.serves(
         add_InventoryServiceServicer_to_server,

@@ -57,8 +57,16 @@ def _dump_reservation(reservation: Reservation) -> dict[str, Any]:
 
 
 stock = Store(
-    StockRow.__table__, key="sku", load=_load_stock, dump=_dump_stock, state=level, contended=True  # type: ignore[attr-defined]
+    StockRow,
+    key="sku",
+    load=_load_stock,
+    dump=_dump_stock,
+    state=level,
+    contended=True,
 )
 reservations = Store(
-    ReservationRow.__table__, key="order_id", load=_load_reservation, dump=_dump_reservation  # type: ignore[attr-defined]
+    ReservationRow,
+    key="order_id",
+    load=_load_reservation,
+    dump=_dump_reservation,
 )

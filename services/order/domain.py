@@ -195,9 +195,7 @@ class Order(Aggregate):
             self._enter(State.CANCELLING, now)
             self.record(OrderCancelRequested(order_id=self.order_id))
         elif self.state in (State.SHIPPED, State.COMPLETED):
-            raise Refused(
-                "ORDER_ALREADY_SHIPPED", f"order {self.order_id} is shipped and can no longer be cancelled"
-            )
+            raise Refused("ORDER_ALREADY_SHIPPED", f"order {self.order_id} is shipped and can no longer be cancelled")
 
     def shipment_cancelled(self, now: datetime) -> None:
         """Shipping stopped the shipment, as the customer asked."""
@@ -273,9 +271,7 @@ def price_lines(lines: Iterable[api.NewOrderLine], products: Mapping[str, Produc
         elif not product.active:
             wrong.append(Violation(field, f"product {line.sku!r} cannot be ordered now"))
         elif priced and product.price.currency != priced[0].unit_price.currency:
-            wrong.append(
-                Violation(field, f"is not sold in {priced[0].unit_price.currency}, as {priced[0].sku!r} is")
-            )
+            wrong.append(Violation(field, f"is not sold in {priced[0].unit_price.currency}, as {priced[0].sku!r} is"))
         else:
             priced.append(Line(line.sku, line.quantity, product.price))
     if not wrong and not _total(priced).fits:

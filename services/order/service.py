@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 def build(settings: Settings, clock: Clock | None = None) -> Service:
     """Return order, ready to start."""
-    service = Service(
-        "order", "commerce.order", settings, migrations=Path(__file__).parent / "migrations", clock=clock
-    )
+    service = Service("order", "commerce.order", settings, migrations=Path(__file__).parent / "migrations", clock=clock)
     contract = product_service_pb2.DESCRIPTOR.services_by_name["ProductService"]
     product = connect(settings.product_address, tracing=service.tracing, services=[contract], attempts=3)
     service.closes(product.close)
@@ -56,7 +54,5 @@ def build(settings: Settings, clock: Clock | None = None) -> Service:
         Subscription(ShippingDelivered, handlers.shipment_delivered),
         Subscription(ShippingCancelled, handlers.shipment_cancelled),
     )
-    service.acts_on(
-        Timer(DEADLINE, fire=handlers.deadline_passed, loads=handlers.order_of, after_streams=True)
-    )
+    service.acts_on(Timer(DEADLINE, fire=handlers.deadline_passed, loads=handlers.order_of, after_streams=True))
     return service

@@ -104,13 +104,13 @@ def _dump_product(product: ProductCopy) -> dict[str, Any]:
 
 
 orders = Store(
-    OrderRow.__table__,  # type: ignore[attr-defined]
+    OrderRow,
     key="order_id",
     load=_load_order,
     dump=_dump_order,
 )
 products = Store(
-    ProductCopyRow.__table__,  # type: ignore[attr-defined]
+    ProductCopyRow,
     key="sku",
     load=_load_product,
     dump=_dump_product,

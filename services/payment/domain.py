@@ -125,9 +125,7 @@ class Payment(Aggregate):
         """
         if not self._awaits_outcome():
             return False
-        event = PaymentCompleted(
-            order_id=self.order_id, amount=self._amount_message(), charge_reference=reference
-        )
+        event = PaymentCompleted(order_id=self.order_id, amount=self._amount_message(), charge_reference=reference)
         self.record(event)
         return self.state is State.REFUNDING
 
@@ -142,9 +140,7 @@ class Payment(Aggregate):
             return
         if self.state is not State.REFUNDING:
             raise Refused("REFUND_NOT_WANTED", f"no refund of {self.order_id} is wanted: it is {self.state}")
-        event = PaymentRefunded(
-            order_id=self.order_id, amount=self._amount_message(), refund_reference=reference
-        )
+        event = PaymentRefunded(order_id=self.order_id, amount=self._amount_message(), refund_reference=reference)
         self.record(event)
 
     def _awaits_outcome(self) -> bool:

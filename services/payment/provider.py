@@ -58,9 +58,7 @@ class Provider:
     Give it back with `close`, or use it as an async context manager.
     """
 
-    def __init__(
-        self, url: str, *, timeout: float = 3.0, connect_timeout: float = 1.0, connections: int = 100
-    ) -> None:
+    def __init__(self, url: str, *, timeout: float = 3.0, connect_timeout: float = 1.0, connections: int = 100) -> None:
         """Prepare; nothing is opened.
 
         A call takes `timeout` seconds at most, and to connect it takes `connect_timeout` of them at most.
@@ -109,9 +107,7 @@ class Provider:
             raise _refusal(body)
         return _charge_outcome(body, order_id, wanted)
 
-    async def refund(
-        self, key: str, charge_reference: str, *, headers: Mapping[str, str] | None = None
-    ) -> Refunded:
+    async def refund(self, key: str, charge_reference: str, *, headers: Mapping[str, str] | None = None) -> Refunded:
         """Give the whole charge back, once, also if it was given back under another key.
 
         Raises `OutcomeUnknown`, or `ProviderRefused` if there is no such charge or nothing was taken.
@@ -165,16 +161,12 @@ def _charge_outcome(body: dict[str, Any], order_id: str, wanted: dict[str, str])
         case "declined":
             return Declined(_text(body, "decline_reason"))
         case status:
-            raise OutcomeUnknown(
-                f"the payment provider answered with the status {status!r}, which tells nothing"
-            )
+            raise OutcomeUnknown(f"the payment provider answered with the status {status!r}, which tells nothing")
 
 
 def _refusal(body: dict[str, Any]) -> ProviderRefused:
     error = body["error"]
-    return ProviderRefused(
-        _text(error, "code").upper(), f"the payment provider refused: {error.get('message')}"
-    )
+    return ProviderRefused(_text(error, "code").upper(), f"the payment provider refused: {error.get('message')}")
 
 
 def _is_error(body: object) -> bool:

@@ -49,9 +49,7 @@ def list_payments(connection: Connection, page_size: int, page_token: str) -> tu
     if after is not None:
         query = query.where(tuple_(*place) < after)
     query = query.order_by(*(column.desc() for column in place)).limit(size + 1)
-    rows, next_page_token = pages.cut(
-        connection.execute(query).all(), size, lambda row: (row.time, row.order_id)
-    )
+    rows, next_page_token = pages.cut(connection.execute(query).all(), size, lambda row: (row.time, row.order_id))
     return _replay(connection, [row.order_id for row in rows]), next_page_token
 
 

@@ -23,9 +23,7 @@ def build(settings: Settings, clock: Clock | None = None) -> Service:
     service = Service(
         "payment", "commerce.payment", settings, migrations=Path(__file__).parent / "migrations", clock=clock
     )
-    provider = Provider(
-        settings.provider_url, timeout=settings.provider_timeout, connections=settings.intents_at_once
-    )
+    provider = Provider(settings.provider_url, timeout=settings.provider_timeout, connections=settings.intents_at_once)
     service.closes(provider.close)
     service.serves(
         add_PaymentServiceServicer_to_server,

@@ -38,7 +38,7 @@ def _replay(events: Sequence[Message]) -> Payment:
 
 
 payments = EventStore(
-    PaymentEventRow.__table__,  # type: ignore[attr-defined]
+    PaymentEventRow,
     key="order_id",
     replay=_replay,
     types=JOURNAL,

@@ -21,9 +21,7 @@ def create_product(
     work: UnitOfWork, *, sku: str, title: str, description: str, price: MoneyMessage, active: bool
 ) -> Product:
     """Add a product to the catalogue. Raises `InvalidInput` and `AlreadyExists`."""
-    product = Product.create(
-        sku=sku, title=title, description=description, price=price, active=active, now=work.now
-    )
+    product = Product.create(sku=sku, title=title, description=description, price=price, active=active, now=work.now)
     if work.get(store.products, sku) is not None:
         raise AlreadyExists("product", sku)
     work.add(store.products, product)

@@ -67,9 +67,7 @@ class Product(Aggregate):
             create_time=now,
             update_time=now,
         )
-        product.record(
-            ProductCreated(sku=sku, title=title, price=amount.message(), active=active, revision=1)
-        )
+        product.record(ProductCreated(sku=sku, title=title, price=amount.message(), active=active, revision=1))
         return product
 
     def change(

@@ -49,8 +49,6 @@ def list_products(connection: Connection, page_size: int, page_token: str) -> tu
 
 
 def _check_skus(skus: Mapping[str, str]) -> None:
-    wrong = [
-        Violation(field, "must match [A-Za-z0-9_-]{1,64}") for field, sku in skus.items() if not is_id(sku)
-    ]
+    wrong = [Violation(field, "must match [A-Za-z0-9_-]{1,64}") for field, sku in skus.items() if not is_id(sku)]
     if wrong:
         raise InvalidInput(*wrong)

@@ -62,7 +62,7 @@ def _dump_product(product: Product) -> dict[str, Any]:
 
 
 products = Store(
-    ProductRow.__table__,  # type: ignore[attr-defined]
+    ProductRow,
     key="sku",
     load=_load_product,
     dump=_dump_product,

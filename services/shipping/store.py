@@ -57,9 +57,7 @@ def _dump(shipment: Shipment) -> dict[str, Any]:
         "order_id": shipment.order_id,
         "state": shipment.state.value,
         "lines": orjson.dumps([tuple(line) for line in shipment.lines]).decode(),
-        "ship_to": None
-        if shipment.ship_to is None
-        else shipment.ship_to.SerializeToString(deterministic=True),
+        "ship_to": None if shipment.ship_to is None else shipment.ship_to.SerializeToString(deterministic=True),
         "paid": shipment.paid,
         "reserved": shipment.reserved,
         "confirmed": shipment.confirmed,
@@ -68,4 +66,4 @@ def _dump(shipment: Shipment) -> dict[str, Any]:
     }
 
 
-shipments = Store(ShipmentRow.__table__, key="order_id", load=_load, dump=_dump)  # type: ignore[attr-defined]
+shipments = Store(ShipmentRow, key="order_id", load=_load, dump=_dump)

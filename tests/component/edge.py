@@ -1,4 +1,4 @@
-"""What the tests of the gRPC edge share: a catalogue and a watch that do what a test says, and their servers."""
+"""What the tests of the gRPC edge share: services that do what a test says, and their servers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
+
 from commerce.order.v1 import order_service_pb2 as order
 from commerce.order.v1 import order_service_pb2_grpc as order_grpc
 from commerce.product.v1 import product_service_pb2 as product
 from commerce.product.v1 import product_service_pb2_grpc as product_grpc
-
 from weft.grpc_client import connect
 from weft.grpc_server import GrpcServer
 from weft.tracing import Tracing

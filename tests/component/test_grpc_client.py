@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from commerce.order.v1 import order_service_pb2 as order
-from commerce.product.v1 import product_service_pb2 as product
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from commerce.order.v1 import order_service_pb2 as order
+from commerce.product.v1 import product_service_pb2 as product
 from tests.component.edge import (
     CATALOGUE,
     ORDERS,
@@ -74,10 +74,14 @@ class TwoHops:
 
 async def test_no_hop_may_take_longer_than_the_first_caller_waits() -> None:
     hops = TwoHops()
-    async with serving(Catalogue(hops.answer)) as second, channel_to(second, timeout=60) as hops.next:
-        async with serving(Catalogue(hops.ask), default_deadline=20) as first, bare_channel_to(first) as channel:
-            await catalogue_at(channel).GetProduct(REQUEST, timeout=3)
-            await catalogue_at(channel).GetProduct(REQUEST)
+    async with (
+        serving(Catalogue(hops.answer)) as second,
+        channel_to(second, timeout=60) as hops.next,
+        serving(Catalogue(hops.ask), default_deadline=20) as first,
+        bare_channel_to(first) as channel,
+    ):
+        await catalogue_at(channel).GetProduct(REQUEST, timeout=3)
+        await catalogue_at(channel).GetProduct(REQUEST)
 
     assert 2 < hops.seconds[0] < 3.5
     assert 19 < hops.seconds[1] < 20.5
@@ -95,20 +99,28 @@ async def test_a_call_takes_at_most_what_its_channel_or_its_caller_says() -> Non
 
 async def test_a_cancellation_reaches_the_second_hop() -> None:
     hops = TwoHops()
-    async with serving(Catalogue(hops.answer)) as second, channel_to(second) as hops.next:
-        async with serving(Catalogue(hops.ask)) as first, bare_channel_to(first) as channel:
-            call = catalogue_at(channel).GetProduct(product.GetProductRequest(sku="stuck"))
-            await eventually(lambda: len(hops.seconds) == 1)
-            call.cancel()
-            await asyncio.wait_for(hops.cancelled.wait(), 5)
+    async with (
+        serving(Catalogue(hops.answer)) as second,
+        channel_to(second) as hops.next,
+        serving(Catalogue(hops.ask)) as first,
+        bare_channel_to(first) as channel,
+    ):
+        call = catalogue_at(channel).GetProduct(product.GetProductRequest(sku="stuck"))
+        await eventually(lambda: len(hops.seconds) == 1)
+        call.cancel()
+        await asyncio.wait_for(hops.cancelled.wait(), 5)
 
 
 async def test_an_unsampled_trace_goes_on_over_two_hops_as_it_came() -> None:
     hops = TwoHops()
-    async with serving(Catalogue(hops.answer)) as second, channel_to(second) as hops.next:
-        async with serving(Catalogue(hops.ask)) as first, channel_to(first) as channel:
-            with Tracing.resumed(CALLER):
-                await catalogue_at(channel).GetProduct(REQUEST, metadata=(("x-other", "kept"),))
+    async with (
+        serving(Catalogue(hops.answer)) as second,
+        channel_to(second) as hops.next,
+        serving(Catalogue(hops.ask)) as first,
+        channel_to(first) as channel,
+    ):
+        with Tracing.resumed(CALLER):
+            await catalogue_at(channel).GetProduct(REQUEST)
 
     assert hops.places == [CALLER]
     assert hops.metadata[0]["traceparent"] == CALLER.traceparent

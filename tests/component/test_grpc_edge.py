@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from commerce.order.v1 import order_service_pb2 as order
-from commerce.product.v1 import product_service_pb2 as product
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+from commerce.order.v1 import order_service_pb2 as order
+from commerce.product.v1 import product_service_pb2 as product
 from tests.component.edge import (
     CATALOGUE,
     ORDERS,
@@ -74,7 +74,10 @@ class Stuck:
 
 async def test_a_call_without_a_deadline_gets_the_default() -> None:
     stuck = Stuck()
-    async with serving(Catalogue(stuck.get), default_deadline=0.05) as server, bare_channel_to(server) as channel:
+    async with (
+        serving(Catalogue(stuck.get), default_deadline=0.05) as server,
+        bare_channel_to(server) as channel,
+    ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await catalogue_at(channel).GetProduct(REQUEST)
 
@@ -234,7 +237,11 @@ async def test_every_call_has_a_trace_even_when_its_caller_sent_none() -> None:
         return product.GetProductResponse()
 
     async with serving(Catalogue(look)) as server, bare_channel_to(server) as channel:
-        for metadata in (None, (("traceparent", "00-zz-zz-00"),), (("traceparent", "00-" + "0" * 32 + "-x-01"),)):
+        for metadata in (
+            None,
+            (("traceparent", "00-zz-zz-00"),),
+            (("traceparent", "00-" + "0" * 32 + "-x-01"),),
+        ):
             await catalogue_at(channel).GetProduct(REQUEST, metadata=metadata)
 
     assert all(len(place.trace_id) == 32 and not place.sampled for place in places)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import pytest
 import sqlalchemy
-from commerce.order.v1 import order_service_pb2 as order
-from commerce.product.v1 import product_service_pb2 as product
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, ResourceInfo, RetryInfo
 from grpc_status import rpc_status
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from commerce.order.v1 import order_service_pb2 as order
+from commerce.product.v1 import product_service_pb2 as product
 from tests.component.edge import Catalogue, bare_channel_to, catalogue_at, orders_at, serving
 from weft.domain import AlreadyExists, InvalidInput, NotFound, Refused, Unavailable, Violation, WeftError
 
@@ -138,7 +138,9 @@ async def test_a_mistake_in_a_statement_is_no_outage() -> None:
     assert code(await status_of_call(OperationalError("SELECT 1", {}, mistake))) == "INTERNAL"
 
 
-async def test_a_bug_is_told_by_an_id_that_is_in_the_log_with_the_stack(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_told_by_an_id_that_is_in_the_log_with_the_stack(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     status = await status_of_call(RuntimeError(f"what nobody should see: {SECRET}"))
 
     error_id = detail(status, RequestInfo).request_id
@@ -160,9 +162,7 @@ async def test_a_bug_is_told_by_an_id_that_is_in_the_log_with_the_stack(caplog: 
         (grpc.StatusCode.NOT_FOUND, "INTERNAL"),
     ],
 )
-async def test_a_service_behind_that_does_not_answer_is_unavailable(
-    behind: grpc.StatusCode, expected: str
-) -> None:
+async def test_a_service_behind_that_does_not_answer_is_unavailable(behind: grpc.StatusCode, expected: str) -> None:
     empty = grpc.aio.Metadata()
 
     assert code(await status_of_call(grpc.aio.AioRpcError(behind, empty, empty))) == expected
@@ -226,4 +226,3 @@ async def test_methods_that_are_not_there_are_unimplemented() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-

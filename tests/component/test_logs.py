@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from commerce.order.v1 import order_events_pb2, order_service_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
+from google.rpc.status_pb2 import Status
 from google.type.postal_address_pb2 import PostalAddress
 
+from commerce.order.v1 import order_events_pb2, order_service_pb2
 from weft import logs
 from weft.tracing import TraceContext, Tracing
 
@@ -287,14 +288,12 @@ def test_personal_data_is_blanked_wherever_it_is() -> None:
 def test_maps_lists_and_packed_messages_are_shown_without_what_cannot_be_checked() -> None:
     struct = Struct()
     struct.update({"a": "b"})
-    assert "key: \"a\"" in logs.redacted(struct)
+    assert 'key: "a"' in logs.redacted(struct)
     assert logs.redacted(FieldMask(paths=["a", "b"])) == 'paths: "a" paths: "b"'
     packed = AnyMessage()
     packed.Pack(created())
-    holder = descriptor_pb2.UninterpretedOption(string_value=b"12345")
-    assert logs.redacted(holder) == "string_value: <5 bytes>"
-    from google.rpc.status_pb2 import Status
-
+    in_bytes = descriptor_pb2.UninterpretedOption(string_value=b"12345")
+    assert logs.redacted(in_bytes) == "string_value: <5 bytes>"
     shown = logs.redacted(Status(message="m", details=[packed]))
     assert "commerce.order.v1.OrderCreated" in shown
     assert "secret" not in shown.lower()
@@ -302,7 +301,7 @@ def test_maps_lists_and_packed_messages_are_shown_without_what_cannot_be_checked
 
 def test_a_message_in_a_line_is_blanked_too(out: io.StringIO) -> None:
     text = io.StringIO()
-    log.info("got", event=None, message_seen=created())
+    log.info("got", message_seen=created())
     logs.configure(format="text", stream=text)
     log.info("got", message_seen=created())
 

@@ -130,7 +130,10 @@ async def test_contexts_of_tasks_do_not_mix() -> None:
 
 
 def test_a_span_below_a_resumed_context_is_its_child(recording: Tracing, spans: InMemorySpanExporter) -> None:
-    with recording.resumed(SAMPLED), recording.span("work", kind=SpanKind.CONSUMER, attributes={"n": 1}) as span:
+    with (
+        recording.resumed(SAMPLED),
+        recording.span("work", kind=SpanKind.CONSUMER, attributes={"n": 1}) as span,
+    ):
         inner = recording.current()
         assert inner.trace_id == TRACE_ID
         assert inner.span_id == f"{span.get_span_context().span_id:016x}" != SPAN_ID
@@ -139,7 +142,11 @@ def test_a_span_below_a_resumed_context_is_its_child(recording: Tracing, spans: 
     [recorded] = spans.get_finished_spans()
     assert recorded.parent is not None
     assert f"{recorded.parent.span_id:016x}" == SPAN_ID
-    assert (recorded.name, recorded.kind, dict(recorded.attributes or {})) == ("work", SpanKind.CONSUMER, {"n": 1})
+    assert (recorded.name, recorded.kind, dict(recorded.attributes or {})) == (
+        "work",
+        SpanKind.CONSUMER,
+        {"n": 1},
+    )
     assert recorded.resource.attributes["service.name"] == "order"
     assert recorded.resource.attributes["service.instance.id"] == "order-1"
 
@@ -258,7 +265,8 @@ async def test_the_sampler_of_the_environment_decides(
 
 
 @pytest.mark.parametrize(
-    "environ", [{"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "console"}, {"OTEL_TRACES_EXPORTER": "none"}]
+    "environ",
+    [{"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "console"}, {"OTEL_TRACES_EXPORTER": "none"}],
 )
 def test_exporting_can_be_switched_off(environ: dict[str, str]) -> None:
     with Tracing("order", environ=environ).span("work") as span:

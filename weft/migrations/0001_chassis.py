@@ -1,5 +1,7 @@
 """The chassis' tables."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -9,7 +11,7 @@ down_revision = None
 _Serial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
-def _letter() -> list[sa.Column]:
+def _letter() -> list[sa.Column[Any]]:
     return [
         sa.Column("type", sa.Text, nullable=False),
         sa.Column("subject", sa.Text, nullable=False),
@@ -23,7 +25,7 @@ def _letter() -> list[sa.Column]:
     ]
 
 
-def _trail() -> list[sa.Column]:
+def _trail() -> list[sa.Column[Any]]:
     names = ("traceparent", "tracestate", "correlation_id", "causation_id")
     return [sa.Column(name, sa.Text, nullable=False) for name in names]
 
