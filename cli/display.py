@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from commerce.order.v1.order_service_pb2 import Order
 
+_WIDE = 160
 _COLOURS = {
     OrderState.ORDER_STATE_PENDING: "yellow",
     OrderState.ORDER_STATE_CANCELLING: "yellow",
@@ -28,20 +29,25 @@ _COLOURS = {
 }
 
 
+def make_console() -> Console:
+    """Return a console; what is not a terminal is wide enough for a table."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+
+
 def print_json(message: Message) -> None:
     """Print a message in protobuf's JSON mapping, with the fields that have their default."""
     print(MessageToJson(message, always_print_fields_with_no_presence=True))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows under headings; cells may carry rich's markup."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0), title=title)
-    table.title_justify = "left"
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    make_console().print(table)
 
 
 def order_state(order: Order) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class LogFile:
         return file
 
     def last_lines(self, count: int) -> list[str]:
-        """Return up to `count` last lines that the latest process wrote, blank ones left out."""
+        """Return up to `count` last lines that the latest process wrote, made readable."""
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -35,4 +36,15 @@ class LogFile:
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
-        return [line.rstrip() for line in text.splitlines() if line.strip()][-count:]
+        lines = [readable(line) for line in text.splitlines() if line.strip()]
+        return "\n".join(lines).splitlines()[-count:]
+
+
+def readable(line: str) -> str:
+    """Return a structured line as `time level message` and, on lines of its own, its exception; others as is."""
+    try:
+        entry = json.loads(line)
+        told = f"{entry['time']} {entry['level']} {entry['message'].strip()}"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return line.rstrip()
+    return "\n".join(filter(None, [told, entry.get("exception")]))

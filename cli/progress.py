@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 
-from cli.display import order_lines, order_state, words
+from cli.display import make_console, order_lines, order_state, words
 from commerce.payment.v1.payment_service_pb2 import PAYMENT_STATE_UNSPECIFIED, PaymentState
 from commerce.shipping.v1.shipping_service_pb2 import SHIPMENT_STATE_UNSPECIFIED, ShipmentState
 
@@ -18,15 +17,8 @@ if TYPE_CHECKING:
 
     from cli.trial import Trial
 
-_WIDE = 160
 _ROOMY = 132
 _COLUMNS = ("order", "what it was", "outcome", "payment", "stock held", "shipment", "took")
-
-
-def make_console() -> Console:
-    """Return a console; what is not a terminal is wide enough for a table."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 class Progress:

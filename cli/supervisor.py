@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +33,8 @@ class Timing:
     """Before any restart."""
     steady: float = 30.0
     """After which a process counts as healthy: the next restart is a first one again."""
+    tries: int = 4
+    """Not seconds: how often a process may crash before it was ever ready."""
 
 
 class Listener(Protocol):
@@ -70,8 +73,8 @@ class Supervisor:
     async def start(self) -> None:
         """Start the lowest layer, then everything else at once; return when all are ready.
 
-        Raises `Problem` if a process says that the operator must mend something first (exit code 2), or if
-        it takes too long. Call `stop` in every case.
+        Raises `Problem` if a process says that the operator must mend something first (exit code 2), if one
+        crashes again and again, or if it takes too long. Call `stop` in every case.
         """
         lowest = min(life.child.layer for life in self.lives)
         try:
@@ -111,8 +114,10 @@ class Supervisor:
 
     async def _keep(self, life: Life) -> None:
         delay = self._timing.first_delay
-        while True:
+        for times in itertools.count(1):
             end = await self._run(life)
+            if times == self._timing.tries and not life.readied.is_set():
+                raise Problem(f"{life.child.name} {end}, for the {times}th time; see {life.log.path}", REFUSED)
             if life.age >= self._timing.steady:
                 delay = self._timing.first_delay
             self._listener.crashed(life, end, delay)

@@ -48,6 +48,7 @@ def up(wishes: Wishes, kind: type[System] = System) -> int:
         system = kind.on_free_ports(
             data.path, data.read_former_run(), log_level=wishes.log_level, log_format=wishes.log_format
         )
+        data.retire_run()
         try:
             run = _Run(wishes, data, system, held)
         except CannotStart as reason:

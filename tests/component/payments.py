@@ -73,6 +73,15 @@ class Sandbox:
             self._process.wait(10)
 
     @contextmanager
+    def away(self) -> Iterator[None]:
+        """Have nobody listen on its port within the `with`."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Have it accept connections and do nothing within the `with`, or until `resume`."""
         assert self._process is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import logging
 import socket
 from contextvars import copy_context
@@ -18,6 +20,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from commerce.order.v1 import order_service_pb2 as order
 from commerce.product.v1 import product_service_pb2 as product
+from commerce.product.v1 import product_service_pb2_grpc as product_grpc
 from tests.component.edge import (
     CATALOGUE,
     ORDERS,
@@ -30,7 +33,7 @@ from tests.component.edge import (
     serving,
     tracing,
 )
-from weft import deadlines
+from weft import deadlines, logs
 from weft.grpc_server import GrpcServer
 from weft.ports import CannotListen, PortInUse
 from weft.testing import eventually
@@ -395,3 +398,33 @@ async def test_a_message_over_four_mebibytes_is_refused() -> None:
             await catalogue_at(channel).GetProduct(product.GetProductRequest(sku="x" * (4 * 1024 * 1024)))
 
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_the_lines_of_a_call_carry_the_name_of_the_service_that_serves_it() -> None:
+    def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    out, log = io.StringIO(), logs.logger("weft.test")
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+
+    async def say(_request: object, _context: object) -> product.GetProductResponse:
+        log.info("serving")
+        return product.GetProductResponse()
+
+    logs.configure(stream=out)
+    try:
+        with logs.bound(service="product", instance="product-1"):
+            server = GrpcServer(tracing=tracing())
+            server.add(product_grpc.add_ProductServiceServicer_to_server, Catalogue(say), CATALOGUE.full_name)
+            await server.start()
+        async with bare_channel_to(server) as channel:
+            await catalogue_at(channel).GetProduct(REQUEST)
+        await server.drain(1)
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+    [line] = lines_of(out)
+    assert (line["service"], line["instance"], line["sku"]) == ("product", "product-1", "sku-1")
+    assert len(line["trace_id"]) == 32

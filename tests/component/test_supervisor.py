@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from rich.console import Console
 from cli.child import Child, Life, Part
 from cli.data import DataDirectory
 from cli.errors import Problem
+from cli.logs import LogFile
 from cli.ports import pick_ports
 from cli.probes import LOOPBACK, http_probe
 from cli.screen import Screen
@@ -52,15 +53,14 @@ signal.signal(signal.SIGTERM, end)
 print(name, "was here", flush=True)
 http.server.HTTPServer(("127.0.0.1", port), Ready).serve_forever()
 """
-STUBBORN = (
-    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
-)
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
 
 # `weft up` on three stand-ins.
 UP = """
 import sys
 from pathlib import Path
 from cli.errors import Problem
+from cli.logs import LogFile
 from cli.system import System
 from cli.up import Wishes, up
 from tests.component.test_supervisor import server
@@ -176,7 +176,8 @@ async def test_a_killed_process_is_named_and_restarted(
 async def test_a_process_that_keeps_crashing_is_restarted_less_and_less_often(
     run: Callable[..., Supervisor], heard: Heard
 ) -> None:
-    starting = asyncio.create_task(run(program("order", "raise SystemExit(3)")).start())
+    forever = replace(QUICK, tries=1000)
+    starting = asyncio.create_task(run(program("order", "raise SystemExit(3)"), timing=forever).start())
     await eventually(lambda: len(heard.delays) >= 4)
     starting.cancel()
     assert heard.delays[:4] == [0.01, 0.02, 0.04, 0.04]
@@ -196,9 +197,7 @@ async def test_a_process_that_was_steady_is_restarted_without_delay(
 async def test_what_the_operator_must_mend_ends_the_start_with_the_process_s_own_words(
     run: Callable[..., Supervisor], ports: Iterator[int], tmp_path: Path
 ) -> None:
-    wrong = program(
-        "order", "import sys; print('order: port 1 is in use', file=sys.stderr); sys.exit(2)", layer=1
-    )
+    wrong = program("order", "import sys; print('order: port 1 is in use', file=sys.stderr); sys.exit(2)", layer=1)
     with pytest.raises(Problem, match="order: port 1 is in use") as caught:
         await run(server("broker", next(ports), tmp_path), wrong).start()
     assert caught.value.exit_code == 2
@@ -213,6 +212,14 @@ async def test_exit_code_2_of_a_process_that_was_ready_is_a_crash_like_any_other
     life.child = program("order", "raise SystemExit(2)")
     os.kill(life.pid or 0, signal.SIGKILL)
     await eventually(lambda: ("crashed", "order", "ended with exit code 2") in heard.events)
+
+
+async def test_a_process_that_keeps_crashing_before_it_was_ever_ready_ends_the_start(
+    run: Callable[..., Supervisor], heard: Heard
+) -> None:
+    with pytest.raises(Problem, match="order ended with exit code 3, for the 4th time; see "):
+        await run(program("order", "raise SystemExit(3)")).start()
+    assert len(heard.delays) == 3
 
 
 async def test_a_start_that_takes_too_long_names_who_is_late(run: Callable[..., Supervisor]) -> None:
@@ -248,6 +255,15 @@ def test_a_crash_is_shown_with_its_last_lines(tmp_path: Path) -> None:
     assert "order (pid None) was killed by SIGSEGV; restarting it in 0.4 s" in said.getvalue()
     assert "| KeyError: 'sku'" in said.getvalue()
     assert "earlier" not in said.getvalue()
+
+
+def test_structured_lines_are_shown_without_their_structure(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "order.log")
+    with log.open() as output:
+        output.write(b'{"time":"12:00","level":"error","message":"it broke","exception":"Traceback\\nKeyError"}\n')
+        output.write(b'plain\n{"of": "no use"}\n')
+    assert log.last_lines(9) == ["12:00 error it broke", "Traceback", "KeyError", "plain", '{"of": "no use"}']
+    assert log.last_lines(2) == ["plain", '{"of": "no use"}']
 
 
 def test_a_wanted_port_is_kept_unless_it_is_taken() -> None:

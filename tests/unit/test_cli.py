@@ -60,19 +60,14 @@ def test_a_price_is_an_amount_and_a_currency(text: str) -> None:
     assert str(parse_price(text)) == "12.50 EUR"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "12.50", "EUR", "-1 EUR", "1e3 EUR", "1,50 EUR", "99999999999 EUR", "NaN EUR"]
-)
+@pytest.mark.parametrize("text", ["", "12.50", "EUR", "-1 EUR", "1e3 EUR", "1,50 EUR", "99999999999 EUR", "NaN EUR"])
 def test_what_is_no_price_says_how_to_write_one(text: str) -> None:
     with pytest.raises(Problem, match=r"as in '12\.50 EUR'"):
         parse_price(text)
 
 
 def test_a_refusal_is_one_line() -> None:
-    assert (
-        explain(Refusal(grpc.StatusCode.NOT_FOUND, "there is no order 'x'"))
-        == "NOT_FOUND: there is no order 'x'"
-    )
+    assert explain(Refusal(grpc.StatusCode.NOT_FOUND, "there is no order 'x'")) == "NOT_FOUND: there is no order 'x'"
 
 
 def test_a_refusal_of_fields_names_each_on_a_line_of_its_own() -> None:
@@ -85,9 +80,7 @@ def test_a_refusal_of_fields_names_each_on_a_line_of_its_own() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "command", ["", "up", "down", "demo", "order place", "order show", "order list", "stock add"]
-)
+@pytest.mark.parametrize("command", ["", "up", "down", "demo", "order place", "order show", "order list", "stock add"])
 def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
