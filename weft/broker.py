@@ -43,6 +43,7 @@ class Broker:
     def __init__(self, url: str, name: str) -> None:
         self._url = url
         self._name = name
+        self._complained = False
         self._on_reconnect: list[Callable[[], None]] = []
         self.client = Connection()
         self.js: JetStreamContext = self.client.jetstream(timeout=_TIMEOUT)
@@ -58,7 +59,6 @@ class Broker:
 
     async def connect(self) -> None:
         """Connect, however long that takes; say so once if it takes long."""
-        complained = False
         while True:
             try:
                 await self.client.connect(
@@ -77,9 +77,7 @@ class Broker:
                 )
                 return
             except (OSError, nats.errors.Error, TimeoutError) as error:
-                if not complained:
-                    _log.warning("waiting for the broker", url=_without_password(self._url), error=str(error))
-                    complained = True
+                await self._complain(error)
                 await asyncio.sleep(0.1)
 
     async def close(self) -> None:
@@ -93,7 +91,13 @@ class Broker:
             await self.client.close()
 
     async def _complain(self, error: Exception) -> None:
-        _log.debug("broker connection", error=str(error) or type(error).__name__)
+        tell = _log.debug if self._complained or self.client.is_connected else _log.warning
+        self._complained = True
+        tell(
+            "no connection to the broker yet",
+            url=_without_password(self._url),
+            error=str(error) or type(error).__name__,
+        )
 
     async def _disconnected(self) -> None:
         if not self.client.is_closed:

@@ -210,7 +210,7 @@ class Service:
         _log.info("ready", grpc_port=self.grpc.port, ops_port=self.ops_port)
 
     async def _caught_up(self) -> None:
-        await asyncio.gather(*(consumer.caught_up() for consumer in self.consumers))
+        await asyncio.gather(*(consumer.caught_up(self.reader) for consumer in self.consumers))
 
     @property
     def _wake_subject(self) -> str:
@@ -248,7 +248,7 @@ class Service:
         await asyncio.shield(self._failed)
 
     async def stop(self) -> None:
-        """Finish accepted calls, stop reading, publish what is committed if the broker is there, and close."""
+        """Finish accepted calls, stop reading and relaying, and close. What is not published yet stays."""
         with logs.bound(service=self.name, instance=self.settings.instance):
             await self.grpc.drain(self.settings.drain_seconds)
             await self._closing.aclose()

@@ -35,7 +35,7 @@ class ServiceSettings(BaseSettings):
     retry_base: float = Field(0.2, gt=0, description="Seconds before the first retry of a parked event; doubles.")
     retry_cap: float = Field(60.0, gt=0, description="Most seconds between two retries.")
     retry_attempts: int = Field(12, ge=1, description="Tries of a parked event before it is a dead letter.")
-    intents_at_once: int = Field(16, ge=1, description="Calls to the outside that may run at the same time.")
+    intents_at_once: int = Field(64, ge=1, description="Calls to the outside that may run at the same time.")
     lease_seconds: float = Field(5.0, gt=0, description="Silence after which another instance takes over a lease.")
     outbox_retention_hours: float = Field(168.0, gt=0, description="How long published events can be republished.")
     die_with_parent: bool = Field(False, description="End when the process that started this one ends.")

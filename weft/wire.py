@@ -68,17 +68,20 @@ class Connection(Client):
         self._sinks.pop(subscription._id, None)
         await subscription.unsubscribe()
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         sink = self._sinks.get(sid)
         if sink is None:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        found = _decode(headers)
+        found = _decode(headers) if headers else {}
         if found is None:
             found = await super()._process_headers(headers) or {}
-        sink(subject.decode(), reply.decode(), found, data)
+        try:
+            sink(subject.decode(), reply.decode(), found, data)
+        except Exception as error:  # else it would end the task that reads for everybody
+            await self._error_cb(error)
 
     async def _send_publish(self, subject: str, reply: str, payload: bytes, payload_size: int, headers: Any) -> None:
         if isinstance(headers, HeaderLines):

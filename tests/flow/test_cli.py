@@ -62,6 +62,11 @@ class Weft:
         assert self._process is not None
         if not self.ended:
             self._process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; return its exit code."""
+        assert self._process is not None
         return self._process.wait(PATIENCE)
 
     @property
@@ -159,5 +164,5 @@ def test_what_was_ordered_is_still_there_when_one_process_goes_on(weft: Weft, st
     after = weft.json("order", "list", "--limit", "1000")["orders"]
     assert {order["orderId"] for order in before} < {order["orderId"] for order in after}
     assert "stopped (pid " in weft("down")
-    assert weft.down() == 0
+    assert weft.wait() == 0
     assert "nothing runs" in weft("down")
