@@ -87,6 +87,7 @@ class Consumer:
         *,
         broker: Broker,
         writer: Writer,
+        reader: Reader,
         batch_size: int,
         policy: RetryPolicy,
     ) -> None:
@@ -98,6 +99,7 @@ class Consumer:
         self._loads = {one.type: getattr(one.handler, "loads", _nothing) for one in subscriptions}
         self._broker = broker
         self._writer = writer
+        self._reader = reader
         self._batch_size = batch_size
         self._policy = policy
         self._pull = Pull(broker, self.stream, self.name, window=2 * batch_size)
@@ -138,11 +140,11 @@ class Consumer:
             await self._pull.stop()
             await asyncio.gather(retries, return_exceptions=True)
 
-    async def caught_up(self, reader: Reader) -> None:
+    async def caught_up(self) -> None:
         """Return once everything is handled that the stream holds now for this consumer."""
         last = max(await asyncio.gather(*(self._broker.last_seq(self.stream, one) for one in self.filters)))
         # Asked of the database: another instance may be the one that reads.
-        while await reader.run(self._committed_position) < last:  # noqa: ASYNC110 - rare, and another's doing
+        while await self._reader.run(self._committed_position) < last:  # noqa: ASYNC110 - rare, and another's doing
             await asyncio.sleep(_LOOK_AGAIN)
 
     def _committed_position(self, connection: Connection) -> int:

@@ -110,6 +110,7 @@ class Service:
                 mine,
                 broker=self.broker,
                 writer=self.writer,
+                reader=self.reader,
                 batch_size=self.settings.batch_size,
                 policy=self._policy,
             )
@@ -210,7 +211,7 @@ class Service:
         _log.info("ready", grpc_port=self.grpc.port, ops_port=self.ops_port)
 
     async def _caught_up(self) -> None:
-        await asyncio.gather(*(consumer.caught_up(self.reader) for consumer in self.consumers))
+        await asyncio.gather(*(consumer.caught_up() for consumer in self.consumers))
 
     @property
     def _wake_subject(self) -> str:
