@@ -26,6 +26,7 @@ from weft.leases import LeaseLost
 from weft.letters import Letter, RetryPolicy, describe
 from weft.pull import BrokerTrouble, Doubtful, Pull
 from weft.store import Conflict
+from weft.tasks import end
 from weft.work import Done, Load, Unit, UnitOfWork, attempt
 
 if TYPE_CHECKING:
@@ -136,9 +137,8 @@ class Consumer:
                 if retries.done():
                     retries.result()
         finally:
-            retries.cancel()
+            await end(retries)
             await self._pull.stop()
-            await asyncio.gather(retries, return_exceptions=True)
 
     async def caught_up(self) -> None:
         """Return once everything is handled that the stream holds now for this consumer."""
@@ -254,7 +254,8 @@ class Consumer:
                 units.append((delivery, self._unit(delivery)))
             except Malformed as malformed:
                 dead.append(Letter(delivery, str(malformed), 0, _reason(malformed)))
-        t.work.load(load for _, unit in units for load in unit.loads)
+        if failure is None:
+            t.work.load(load for _, unit in units for load in unit.loads)
         blocked = set(parked)
         for delivery, unit in units:
             if delivery.key in blocked:

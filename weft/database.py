@@ -171,6 +171,7 @@ def _checked(url: str) -> URL:
 def _sqlite_engine(url: URL, *, connections: int, transactions: bool) -> Engine:
     engine = create_engine(
         url,
+        hide_parameters=True,  # they may be personal
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
@@ -182,6 +183,7 @@ def _sqlite_engine(url: URL, *, connections: int, transactions: bool) -> Engine:
         "busy_timeout = 5000",
         "foreign_keys = ON",
         "cache_size = -16000",
+        "wal_autocheckpoint = 4000",
     )
 
     @event.listens_for(engine, "connect")
@@ -205,6 +207,7 @@ def _postgres_engine(url: URL, *, connections: int, transactions: bool) -> Engin
     options = "-c idle_in_transaction_session_timeout=15s -c lock_timeout=10s"
     return create_engine(
         url,
+        hide_parameters=True,
         pool_size=connections,
         max_overflow=0,
         isolation_level="READ COMMITTED" if transactions else "AUTOCOMMIT",

@@ -114,7 +114,7 @@ class Delivery(NamedTuple):
     def origin(self) -> Origin:
         """What follows from handling it goes back to this."""
         headers = self.headers
-        trace = TraceContext(headers.get("traceparent", ""), headers.get("tracestate", ""))
+        trace = TraceContext.of(headers.get("traceparent", ""), headers.get("tracestate", ""))
         return Origin(trace, headers.get(CORRELATION) or self.key, self.event_id)
 
     def check(self) -> None:

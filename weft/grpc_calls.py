@@ -129,7 +129,7 @@ class Edge:
                 try:
                     if self._refusing:
                         raise Unavailable("this instance is stopping: try again")
-                    reply = await run(message, context, left, call.ids)
+                    reply = await run(message, context, left, call)
                     call.code = cast("grpc.StatusCode | None", context.code()) or grpc.StatusCode.OK
                     return reply
                 except grpc.aio.AbortError:
@@ -154,11 +154,11 @@ class Edge:
 def _running(name: str, handler: Handler, default: float) -> Callable[..., Awaitable[Any]]:
     answer, decode, encode = _answer_of(handler), _decoder_of(name, handler), _encoder_of(handler)
 
-    async def run(message: Any, context: Context, left: float | None, ids: dict[str, str]) -> Any:
+    async def run(message: Any, context: Context, left: float | None, call: _Call) -> Any:
         request = decode(message)
         if isinstance(request, Message):
-            ids.update(logs.ids_of(request))
-        with logs.bound(**ids):
+            call.ids = logs.ids_of(request)
+        with logs.Bound(call.ids):
             if left is not None:  # gRPC itself cancels this task when the caller's deadline passes.
                 return encode(await answer(request, context))
             async with asyncio.timeout(default):
@@ -230,7 +230,7 @@ class _Call:
         self._name = name
         self._began = time.perf_counter()
         self.code: grpc.StatusCode = grpc.StatusCode.CANCELLED
-        self.ids: dict[str, str] = {}
+        self.ids: Mapping[str, str] = {}
         self.error: Exception | None = None
         self.status: Status | None = None
 

@@ -21,6 +21,7 @@ from weft.database import is_lost
 from weft.leases import LeaseLost
 from weft.letters import RetryPolicy, describe
 from weft.pull import BrokerTrouble
+from weft.tasks import end
 from weft.tracing import TraceContext
 from weft.work import Failed, Load, Origin, Unit, UnitOfWork
 
@@ -125,10 +126,7 @@ class Intents:
                 if settling.done():
                     settling.result()
         finally:
-            tasks = [settling, *self._running.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(settling, *self._running.values())
             self._running.clear()
             self._outcomes.clear()
 

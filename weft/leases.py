@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from weft import logs, tables
 from weft.database import is_lost
+from weft.tasks import end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -118,8 +119,7 @@ class Leases:
         self._held.pop(name, None)
         task = self._running.pop(name, None)
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
 
     async def _release(self) -> None:
         for name in list(self._running):

@@ -19,7 +19,7 @@ outbox = Table(
     "outbox",
     metadata,
     Column("seq", _Serial, primary_key=True, autoincrement=True),
-    Column("event_id", Text, nullable=False, unique=True),
+    Column("event_id", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("aggregate_id", Text, nullable=False),
     Column("time", BigInteger, nullable=False),

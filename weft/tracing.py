@@ -11,28 +11,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
-import re
 import sys
 import threading
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Link,
-    NonRecordingSpan,
-    SpanContext,
     SpanKind,
     StatusCode,
-    TraceFlags,
-    TraceState,
-    format_span_id,
-    format_trace_id,
     get_current_span,
     set_span_in_context,
 )
+
+from weft.trace_context import Elsewhere, TraceContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,144 +44,53 @@ __all__ = ["SpanKind", "TraceContext", "Tracing"]
 
 _log = logging.getLogger(__name__)
 
-_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_TRACESTATE = re.compile(r"[\x20-\x7e]{0,512}")
-_KNOWN_FLAGS = 0x03
-_UNSAMPLED_ROOT = "02"
-"""The trace id is random (W3C Trace Context, level 2), and the trace is not sampled."""
 _NOWHERE = Context()
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
-    """A place in a trace, as W3C Trace Context writes it. Empty, and false, where there is no trace.
-
-    The constructor trusts its arguments, as those of rows that were written here; `of` is for what comes from
-    outside.
-    """
-
-    traceparent: str = ""
-    tracestate: str = ""
-
-    @classmethod
-    def of(cls, traceparent: str, tracestate: str = "") -> Self:
-        """Read what a caller sent. A malformed traceparent gives the empty context, as the standard asks.
-
-        A tracestate that is over 512 characters or not printable ASCII is left out.
-        """
-        match = _TRACEPARENT.fullmatch(traceparent) if len(traceparent) <= 512 else None
-        if match is None or (match[5] and match[1] == "00"):  # Only later versions may have more to say.
-            return cls()
-        flags = int(match[4], 16) & _KNOWN_FLAGS
-        kept = tracestate if _TRACESTATE.fullmatch(tracestate) else ""
-        return cls(f"00-{match[2]}-{match[3]}-{flags:02x}", kept)
-
-    @classmethod
-    def of_span(cls, span: Span) -> Self:
-        """Return the place of `span`."""
-        at = span.get_span_context()
-        if not at.is_valid:
-            return cls()
-        ids = f"{format_trace_id(at.trace_id)}-{format_span_id(at.span_id)}"
-        return cls(f"00-{ids}-{at.trace_flags:02x}", at.trace_state.to_header() if at.trace_state else "")
-
-    @classmethod
-    def root(cls) -> Self:
-        """Begin an unsampled trace with a new random id."""
-        trace_id, span_id = random.getrandbits(128) or 1, random.getrandbits(64) or 1
-        return cls(f"00-{trace_id:032x}-{span_id:016x}-{_UNSAMPLED_ROOT}")
-
-    def __bool__(self) -> bool:
-        return self.traceparent != ""
-
-    @property
-    def trace_id(self) -> str:
-        """32 hexadecimal digits, or nothing."""
-        return self.traceparent[3:35]
-
-    @property
-    def span_id(self) -> str:
-        """16 hexadecimal digits, or nothing."""
-        return self.traceparent[36:52]
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the trace's spans are recorded."""
-        return self.traceparent[-1:] in ("1", "3")
-
-    def span_context(self) -> SpanContext:
-        """Return it as OpenTelemetry has it."""
-        return SpanContext(
-            int(self.trace_id or "0", 16),
-            int(self.span_id or "0", 16),
-            is_remote=True,
-            trace_flags=TraceFlags(int(self.traceparent[53:] or "0", 16)),
-            trace_state=TraceState.from_header([self.tracestate]) if self.tracestate else None,
-        )
-
-
-class _Elsewhere(NonRecordingSpan):
-    """A span that was recorded elsewhere, or not at all; parsed only when OpenTelemetry asks."""
-
-    def __init__(self, place: TraceContext) -> None:
-        self.place = place
-
-    def get_span_context(self) -> SpanContext:
-        return self.place.span_context()
-
-
-def _below(place: TraceContext, parent: TraceContext | None) -> Span:
-    if place and parent is None:
-        return get_current_span()
-    return _Elsewhere(place or TraceContext.root())
-
-
 def _context_of(place: TraceContext) -> Context:
-    return set_span_in_context(_Elsewhere(place), _NOWHERE) if place else _NOWHERE
+    return set_span_in_context(Elsewhere(place), _NOWHERE) if place else _NOWHERE
 
 
-class _Resumed:
-    """Makes a context current for the length of a `with`."""
+class _Current:
+    """Makes a span current for the length of a `with`."""
 
-    __slots__ = ("_context", "_token")
+    __slots__ = ("_span", "_token")
     _token: Token[Context]
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def __enter__(self) -> None:
-        self._token = attach(self._context)
-
-    def __exit__(self, *_: object) -> None:
-        detach(self._token)
-
-
-class _OpenSpan:
-    """Makes a span current for the length of a `with`, and ends it."""
-
-    __slots__ = ("_context", "_recorded", "_reports", "_span", "_token")
-    _token: Token[Context]
-
-    def __init__(self, span: Span, context: Context, *, reports: bool) -> None:
+    def __init__(self, span: Span | None) -> None:
         self._span = span
-        self._context = context
-        self._recorded = span.is_recording()
-        self._reports = reports
 
     def __enter__(self) -> Span:
-        self._token = attach(self._context)
-        return self._span
+        span = self._span
+        self._token = attach(_NOWHERE if span is None else set_span_in_context(span, _NOWHERE))
+        return span or INVALID_SPAN
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         detach(self._token)
-        if not self._recorded:
+
+
+class _Recorded(_Current):
+    """Ends its span, too."""
+
+    __slots__ = ("_reports",)
+
+    def __init__(self, span: Span, *, reports: bool) -> None:
+        super().__init__(span)
+        self._reports = reports
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        span = self._span
+        if span is None or not span.is_recording():
             return
         if self._reports and isinstance(error, Exception):
-            self._span.record_exception(error)
-            self._span.set_status(StatusCode.ERROR, type(error).__name__)
-        self._span.end()
+            span.record_exception(error)
+            span.set_status(StatusCode.ERROR, type(error).__name__)
+        span.end()
 
 
 class Tracing:
@@ -218,13 +121,12 @@ class Tracing:
     @staticmethod
     def current() -> TraceContext:
         """Return where we are: empty outside of any trace."""
-        span = get_current_span()
-        return span.place if type(span) is _Elsewhere else TraceContext.of_span(span)
+        return TraceContext.of_span(get_current_span())
 
     @staticmethod
-    def resumed(place: TraceContext) -> _Resumed:
+    def resumed(place: TraceContext) -> AbstractContextManager[Span]:
         """Make `place` current within the `with`; an empty one means no trace."""
-        return _Resumed(_context_of(place))
+        return _Current(Elsewhere(place) if place else None)
 
     def start_span(
         self,
@@ -240,8 +142,8 @@ class Tracing:
         Without either it begins a trace. An unsampled span is its parent itself: there is nothing to record.
         """
         place = self.current() if parent is None else parent
-        if self._tracer is None or (place and not place.sampled and self._follows_caller):
-            return _below(place, parent)
+        if self._tracer is None or self._skips(place):
+            return get_current_span() if place and parent is None else Elsewhere(place or TraceContext.root())
         return self._tracer.start_span(
             name,
             context=None if parent is None else _context_of(parent),
@@ -264,10 +166,17 @@ class Tracing:
 
         An exception that leaves the `with` makes it a failed span, unless `reports` is false.
         """
-        span = self.start_span(name, kind=kind, attributes=attributes, parent=parent, links=links)
-        if parent is None and not span.is_recording() and get_current_span() is span:
-            return nullcontext(span)
-        return _OpenSpan(span, set_span_in_context(span, _NOWHERE), reports=reports)
+        place = self.current() if parent is None else parent
+        if self._tracer is not None and not self._skips(place):
+            span = self.start_span(name, kind=kind, attributes=attributes, parent=parent, links=links)
+            return _Recorded(span, reports=reports)
+        if place and parent is None:
+            return nullcontext(get_current_span())
+        return _Current(Elsewhere(place or TraceContext.root()))
+
+    def _skips(self, place: TraceContext) -> bool:
+        """Tell whether a span below `place` is not recorded because its caller's is not."""
+        return self._follows_caller and bool(place) and not place.sampled
 
     async def close(self, timeout: float = 5.0) -> None:
         """Export what is left, for at most `timeout` seconds; the collector may be down."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
-from tests.component.support import Streams
+from tests.component.support import NewDatabase, Streams
 from weft.domain import new_id
 from weft.embedded import NatsServer, Postgres
 
-NewDatabase = Callable[[str], Awaitable[str]]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
+import pytest
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from weft import Service
 
 M = TypeVar("M", bound=Message)
+
+NewDatabase = Callable[[str], Awaitable[str]]
+"""What the fixture `new_database_url` is."""
 
 
 @asynccontextmanager
@@ -53,6 +58,13 @@ async def count(service: Service, table: str, where: str = "1 = 1") -> int:
     """Return how many rows of a table of the service's database are as `where` says."""
     query = text(f"SELECT count(*) FROM {table} WHERE {where}")
     return await service.reader.run(lambda connection: int(connection.execute(query).scalar_one()))
+
+
+async def refusal(call: Awaitable[object]) -> grpc.aio.AioRpcError:
+    """Make a gRPC call that must fail; return its error."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return refused.value
 
 
 def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:

@@ -10,14 +10,18 @@ import pytest
 from google.type.postal_address_pb2 import PostalAddress
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, MetaData, create_engine, inspect
+from sqlalchemy import Connection, Engine, create_engine, inspect
 
 from commerce.payment.v1.payment_events_pb2 import PaymentCompleted, PaymentFailed, PaymentRefunded
 from commerce.payment.v1.payment_journal_pb2 import PaymentCancelled, PaymentRequested
 from services.inventory import domain as inventory
 from services.inventory import store as inventory_store
+from services.order import domain as order
+from services.order import store as order_store
 from services.payment import store as payment_store
 from services.payment.domain import Payment
+from services.product import domain as product
+from services.product import store as product_store
 from services.shipping import domain as shipping
 from services.shipping import store as shipping_store
 from tests.unit.flow import state_of
@@ -29,11 +33,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from google.protobuf.message import Message
+    from sqlmodel import SQLModel
 
     from weft.store import AggregateStore
 
 SERVICES = Path(__file__).parents[2] / "services"
 SQL = Sqlite()
+TABLES: dict[str, type[SQLModel]] = {
+    "inventory": inventory_store.Tables,
+    "order": order_store.Tables,
+    "payment": payment_store.Tables,
+    "product": product_store.Tables,
+    "shipping": shipping_store.Tables,
+}
 
 ids = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 # PostgreSQL stores no NUL, and the edge lets none in.
@@ -44,6 +56,18 @@ times = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.ju
 amounts = st.builds(Money, st.sampled_from(["CHF", "EUR", "JPY"]), counts)
 quantities = st.integers(1, 10_000)
 
+products = st.builds(
+    product.Product,
+    sku=ids,
+    title=texts,
+    description=texts,
+    price=amounts,
+    active=flags,
+    revision=counts,
+    create_time=times,
+    update_time=times,
+)
+product_copies = st.builds(order.ProductCopy, sku=ids, price=amounts, active=flags, revision=counts)
 stock_items = st.builds(inventory.StockItem, sku=ids, on_hand=counts, reserved=counts)
 reservations = st.builds(
     inventory.Reservation,
@@ -58,6 +82,23 @@ addresses = st.builds(
     locality=texts,
     address_lines=st.lists(texts, max_size=3),
     recipients=st.lists(texts, max_size=2),
+)
+orders = st.builds(
+    lambda currency, lines, total, **fields: order.Order(
+        lines=tuple(order.Line(sku, quantity, Money(currency, nanos)) for sku, quantity, nanos in lines),
+        total=Money(currency, total),
+        **fields,
+    ),
+    st.sampled_from(["CHF", "EUR", "JPY"]),
+    st.lists(st.tuples(ids, quantities, counts)),
+    counts,
+    order_id=ids,
+    user_id=ids,
+    state=st.sampled_from(order.State),
+    cancel_reason=st.none() | st.sampled_from(order.CancelReason),
+    ship_to=addresses,
+    create_time=times,
+    update_time=times,
 )
 shipments = st.builds(
     shipping.Shipment,
@@ -88,9 +129,7 @@ def journal_of(order_id: str, amount: Money, reference: str) -> dict[type[Messag
 
 kinds = st.sampled_from(list(journal_of("o1", Money("CHF", 1), "")))
 journals = st.builds(
-    lambda order_id, amount, reference, chosen: [
-        journal_of(order_id, amount, reference)[kind] for kind in chosen
-    ],
+    lambda order_id, amount, reference, chosen: [journal_of(order_id, amount, reference)[kind] for kind in chosen],
     ids,
     amounts,
     texts,
@@ -102,8 +141,8 @@ journals = st.builds(
 def connection() -> Iterator[Connection]:
     engine = create_engine("sqlite://")
     with engine.connect() as connection:
-        for store in (inventory_store, payment_store, shipping_store):
-            store.Tables.metadata.create_all(connection)
+        for tables in TABLES.values():
+            tables.metadata.create_all(connection)
         yield connection
     engine.dispose()
 
@@ -123,15 +162,28 @@ def saved(connection: Connection, store: AggregateStore[Any], aggregate: Aggrega
     return loaded
 
 
+@given(one=products)
+def test_a_product_comes_back_as_it_was(connection: Connection, one: product.Product) -> None:
+    assert state_of(saved(connection, product_store.products, one)) == state_of(one)
+
+
+@given(one=product_copies)
+def test_a_copy_of_a_product_comes_back_as_it_was(connection: Connection, one: order.ProductCopy) -> None:
+    assert state_of(saved(connection, order_store.products, one)) == state_of(one)
+
+
+@given(one=orders)
+def test_an_order_comes_back_as_it_was(connection: Connection, one: order.Order) -> None:
+    assert state_of(saved(connection, order_store.orders, one)) == state_of(one)
+
+
 @given(item=stock_items)
 def test_a_stock_item_comes_back_as_it_was(connection: Connection, item: inventory.StockItem) -> None:
     assert state_of(saved(connection, inventory_store.stock, item)) == state_of(item)
 
 
 @given(reservation=reservations)
-def test_a_reservation_comes_back_as_it_was(
-    connection: Connection, reservation: inventory.Reservation
-) -> None:
+def test_a_reservation_comes_back_as_it_was(connection: Connection, reservation: inventory.Reservation) -> None:
     assert state_of(saved(connection, inventory_store.reservations, reservation)) == state_of(reservation)
 
 
@@ -157,19 +209,11 @@ def test_of_a_payments_events_only_outcomes_leave_the_service(journal: list[Mess
     assert published == [event for event in journal if isinstance(event, outcomes)]
 
 
-@pytest.mark.parametrize(
-    ("service", "metadata"),
-    [
-        ("inventory", inventory_store.Tables.metadata),
-        ("payment", payment_store.Tables.metadata),
-        ("shipping", shipping_store.Tables.metadata),
-    ],
-)
-def test_the_migrations_make_the_tables_that_the_store_declares(
-    service: str, metadata: MetaData, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("service", TABLES)
+def test_the_migrations_make_the_tables_that_the_store_declares(service: str, tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / service}.db", migrations=SERVICES / service / "migrations")
     database.open()
+    metadata = TABLES[service].metadata
     declared = create_engine("sqlite://")
     metadata.create_all(declared)
     try:

@@ -34,7 +34,7 @@ def upgrade() -> None:
     op.create_table(
         "outbox",
         sa.Column("seq", _Serial, primary_key=True, autoincrement=True),
-        sa.Column("event_id", sa.Text, nullable=False, unique=True),
+        sa.Column("event_id", sa.Text, nullable=False),
         sa.Column("type", sa.Text, nullable=False),
         sa.Column("aggregate_id", sa.Text, nullable=False),
         sa.Column("time", sa.BigInteger, nullable=False),

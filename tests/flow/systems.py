@@ -1,0 +1,163 @@
+"""The whole system as real processes, started by `weft up`: kill parts of it, stop it, and start it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from weft.testing import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("product", "order", "payment", "inventory", "shipping")
+PATIENCE = 60.0
+# `weft up` is asked to end when the tests die without a word; only Linux has that.
+_UP = """
+import ctypes, runpy, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)
+sys.argv[0] = "weft"
+runpy.run_module("cli", run_name="__main__")
+"""
+
+
+class WholeSystem:
+    """A data folder, and the system that runs in it or does not."""
+
+    def __init__(self, folder: Path, *, one_process: bool = False, settings: Mapping[str, str] | None = None) -> None:
+        """`settings` are environment variables of its processes."""
+        self.data = folder / "data"
+        self.one_process = one_process
+        self.restocked: Counter[str] = Counter()
+        """How many pieces of each sku were ever put into stock."""
+        self.strangers: set[str] = set()
+        """Ids of events that somebody else published, which may become dead letters."""
+        self._output = folder / "output"
+        self._settings = settings or {}
+        self._up: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Run `weft up` and return when all of it is ready; do nothing if it runs."""
+        if self._up is not None and self._up.poll() is None:
+            return
+        path = os.pathsep.join([str(ROOT), str(ROOT / "gen")])
+        option = ["--one-process"] if self.one_process else []
+        with self._output.open("w") as output:
+            self._up = subprocess.Popen(
+                [sys.executable, "-c", _UP, "up", "--data", str(self.data), *option],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": path, **self._settings},
+            )
+        await eventually(lambda: "weft is ready: " in self.said or self._ended, PATIENCE, "weft is ready")
+        assert not self._ended, self.said
+
+    def stop(self) -> int:
+        """Ask it to stop, as Ctrl-C does, and return its exit code; 0 if it does not run."""
+        if self._up is None:
+            return 0
+        self._up.send_signal(signal.SIGTERM)
+        try:
+            return self._up.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._up.kill()
+            self._up.wait()
+            raise
+
+    def kill_supervisor(self) -> None:
+        """Kill `weft up` itself, and none of what it started."""
+        assert self._up is not None
+        self._up.kill()
+        self._up.wait()
+
+    @property
+    def said(self) -> str:
+        """What `weft up` printed."""
+        return self._output.read_text()
+
+    @property
+    def nats(self) -> str:
+        """Where the broker is."""
+        return f"nats://127.0.0.1:{self._port('nats-server', 'client')}"
+
+    @property
+    def provider(self) -> str:
+        """Where the payment provider is."""
+        return f"http://127.0.0.1:{self._port('sandbox', 'http')}"
+
+    def address(self, service: str) -> str:
+        """Where a service answers gRPC: `host:port`."""
+        return f"127.0.0.1:{self._port(service, 'grpc')}"
+
+    def pid(self, name: str) -> int:
+        """Return the process that hosts a part of the system."""
+        pid, _ = self._parts()[name]
+        return pid
+
+    def pids(self) -> set[int]:
+        """Return every process of the system but the supervisor."""
+        return {pid for pid, _ in self._parts().values()}
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to the process that hosts a part."""
+        os.kill(self.pid(name), number)
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Have a process stand still within the `with`: it accepts connections, and does nothing."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    async def restarted(self, name: str, before: int) -> None:
+        """Return when a part has another process than `before`, and everything is ready."""
+        await eventually(lambda: self.pid(name) != before, PATIENCE, f"{name} is restarted")
+        await eventually(self._ready, PATIENCE, f"all is ready after the restart of {name}")
+
+    @property
+    def _ended(self) -> bool:
+        return self._up is None or self._up.poll() is not None
+
+    async def _ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._port("nats-server", "client")), 1):
+            pass
+        asked = [f"http://127.0.0.1:{self._port(name, 'ops')}/readyz" for name in SERVICES]
+        async with aiohttp.ClientSession() as session:
+            for url in [*asked, f"{self.provider}/healthz"]:
+                async with session.get(url) as answer:
+                    if answer.status != 200:
+                        return False
+        return True
+
+    def _port(self, name: str, port: str) -> int:
+        _, ports = self._parts()[name]
+        return ports[port]
+
+    def _parts(self) -> dict[str, tuple[int, dict[str, int]]]:
+        run = json.loads((self.data / "run.json").read_text())
+        return {part["name"]: (int(part["pid"]), part["ports"]) for part in run["processes"]}
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs (Linux); one that ended and is still listed does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,152 @@
+"""Those who do not belong to the house: a client without generated code, and strangers on the streams."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import nats
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from tests.flow.audit import audit, dead_letters
+from weft.domain import new_id
+from weft.testing import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nats.js import JetStreamContext
+
+    from tests.flow.shop import Shop
+    from tests.flow.systems import WholeSystem
+
+
+class ReflectingClient:
+    """Calls the methods of a service about which it knows nothing but what the server tells."""
+
+    def __init__(self, address: str, service: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),))
+        pool = DescriptorPool(ProtoReflectionDescriptorDatabase(self._channel))
+        self._service = pool.FindServiceByName(service)
+
+    def __call__(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Call a method, with JSON in and out."""
+        method = self._service.methods_by_name[name]
+        call = self._channel.unary_unary(
+            f"/{self._service.full_name}/{name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        message = ParseDict(request, GetMessageClass(method.input_type)())
+        answer: dict[str, Any] = MessageToDict(call(message, timeout=10, wait_for_ready=True))
+        return answer
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+async def test_a_client_without_generated_code_places_an_order_by_reflection(shop: Shop) -> None:
+    sku = await shop.offer(1)
+
+    def place_and_follow() -> str:
+        client = ReflectingClient(shop.system.address("order"), "commerce.order.v1.OrderService")
+        try:
+            address = {"regionCode": "CH", "addressLines": ["Bahnhofstrasse 1"]}
+            lines = [{"sku": sku, "quantity": 1}]
+            request = {"userId": "bob", "lines": lines, "paymentToken": "tok_ok", "shipTo": address}
+            order_id: str = client("CreateOrder", request)["order"]["orderId"]
+            while client("GetOrder", {"orderId": order_id})["order"]["state"] == "ORDER_STATE_PENDING":
+                pass
+            assert client("GetOrder", {"orderId": order_id})["order"]["state"] == "ORDER_STATE_CONFIRMED"
+            return order_id
+        finally:
+            client.close()
+
+    order_id = await asyncio.to_thread(place_and_follow)
+    books = await audit(shop)
+    assert books.charges[order_id] == [("EUR", 5_000_000_000)]
+
+
+class Stranger:
+    """Publishes whatever it likes to the streams."""
+
+    def __init__(self, system: WholeSystem, jetstream: JetStreamContext) -> None:
+        self._system = system
+        self._jetstream = jetstream
+
+    async def publish(self, event_type: str, body: bytes, **headers: str) -> str:
+        """Publish a CloudEvent of a new aggregate; an empty header is left out. Return its id."""
+        key = f"stranger-{new_id()}"
+        attributes = {"id": new_id(), "type": event_type, "subject": key, "specversion": "1.0", "source": "/stranger"}
+        sent = {f"ce-{name}": value for name, value in (attributes | headers).items() if value}
+        stored = await self._jetstream.publish(f"{event_type}.{key}", body, headers=sent or None)
+        event_id = sent.get("ce-id", f"{stored.stream}:{stored.seq}")
+        self._system.strangers.add(event_id)
+        return event_id
+
+
+@asynccontextmanager
+async def stranger_to(system: WholeSystem) -> AsyncIterator[Stranger]:
+    """Let a stranger in."""
+    client = await nats.connect(system.nats)
+    try:
+        yield Stranger(system, client.jetstream())
+    finally:
+        await client.close()
+
+
+async def has_letter(system: WholeSystem, service: str, event_id: str, reason: str, body: bytes) -> None:
+    """Wait for the dead letter of an event: it has the original bytes."""
+    found = await eventually(
+        lambda: [letter for letter in dead_letters(system, service) if letter.event_id == event_id],
+        what=f"a dead letter of {service} for {event_id}",
+    )
+    assert [(letter.reason, letter.body) for letter in found] == [(reason, body)]
+
+
+async def test_a_malformed_event_becomes_a_dead_letter_wherever_it_is_read_and_the_flow_goes_on(shop: Shop) -> None:
+    garbage = b"\xff\xff no protobuf"
+    async with stranger_to(shop.system) as stranger:
+        event_id = await stranger.publish("commerce.order.v1.OrderCreated", garbage)
+    order_id = await shop.order(await shop.offer(1))
+    await shop.becomes(order_id, "CONFIRMED")
+    for service in ("payment", "inventory", "shipping"):
+        await has_letter(shop.system, service, event_id, "UNDECODABLE", garbage)
+    await audit(shop)
+
+
+async def test_a_message_that_is_no_cloudevent_becomes_a_dead_letter(shop: Shop) -> None:
+    nothing = {"id": "", "type": "", "subject": "", "specversion": "", "source": ""}
+    async with stranger_to(shop.system) as stranger:
+        bare = await stranger.publish("commerce.shipping.v1.ShippingPrepared", b"", **nothing)
+        lying = await stranger.publish("commerce.payment.v1.PaymentFailed", b"", type="commerce.order.v1.OrderCreated")
+    order_id = await shop.order(await shop.offer(1))
+    await shop.becomes(order_id, "CONFIRMED")
+    await has_letter(shop.system, "order", bare, "UNDECODABLE", b"")
+    await has_letter(shop.system, "order", lying, "UNDECODABLE", b"")
+    await audit(shop)
+
+
+async def test_an_event_about_an_order_that_does_not_exist_becomes_a_dead_letter(shop: Shop) -> None:
+    body = b"\x0a\x07nobodys"  # order_id: "nobodys"
+    async with stranger_to(shop.system) as stranger:
+        event_id = await stranger.publish("commerce.payment.v1.PaymentFailed", body)
+    order_id = await shop.order(await shop.offer(1), "tok_declined")
+    await shop.becomes(order_id, "CANCELLED")
+    await has_letter(shop.system, "order", event_id, "REFUSED", body)
+    await audit(shop)
+
+
+async def test_an_event_of_a_type_that_nobody_knows_disturbs_nobody(shop: Shop) -> None:
+    async with stranger_to(shop.system) as stranger:
+        event_id = await stranger.publish("commerce.order.v1.OrderTeleported", b"beam")
+    order_id = await shop.order(await shop.offer(1))
+    await shop.becomes(order_id, "CONFIRMED")
+    await audit(shop)
+    letters = [letter for name in ("payment", "inventory", "shipping") for letter in dead_letters(shop.system, name)]
+    assert event_id not in {letter.event_id for letter in letters}
