@@ -1,122 +1,107 @@
-"""Events handled a second by inventory: 10,000 OrderCreated over 1,000 skus, with everything on.
-
-Inbox, stock, reservations, outbox, publishing and acknowledgement; the broker fsyncs always, SQLite is FULL.
-"""
+"""Events that inventory handles a second, with everything on, and how far that is from what is possible at all."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import statistics
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
-
-from commerce.order.v1.order_events_pb2 import OrderCreated
-from commerce.order.v1.order_service_pb2 import OrderLine
-from commerce.product.v1.product_events_pb2 import ProductCreated
-from services.inventory import commands
-from services.inventory.service import build
-from services.inventory.settings import Settings
-from weft.broker import Broker, Outgoing
-from weft.domain import Money, new_id
-from weft.events import subject_of
-from weft.testing import eventually
-from weft.wire import encode
-from weft.work import Origin, Unit
+from bench import databases
+from bench.ceilings import database_ceiling, jetstream_ceiling
+from bench.databases import OUTBOX, backends, written_by
+from bench.inventory import ORDER_CREATED, STREAM, Inventory, run_inventory
+from bench.report import Figure, Target, number
+from weft import ServiceSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from google.protobuf.message import Message
+    from bench.databases import Backend, Written
+    from bench.inventory import Round
+    from bench.stage import Stage
 
-    from weft import Service
-
-SKUS = 1000
-PRICE = Money("EUR", 12_500_000_000).message()
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02"
-
-
-def message(event: Message, aggregate_id: str) -> Outgoing:
-    """Return an event as its owner would publish it."""
-    name = event.DESCRIPTOR.full_name
-    event_id = new_id()
-    headers = {
-        "Nats-Msg-Id": event_id,
-        "ce-specversion": "1.0",
-        "ce-id": event_id,
-        "ce-type": name,
-        "ce-source": "/weft/bench",
-        "ce-subject": aggregate_id,
-        "ce-time": "2026-01-01T00:00:00.000000Z",
-        "ce-dataschema": f"proto:{name}",
-        "content-type": "application/protobuf",
-        "weft-correlation-id": aggregate_id,
-        "traceparent": TRACE,
-    }
-    return subject_of(name, aggregate_id), encode(headers), event.SerializeToString()
+DEFAULT_BATCH: int = ServiceSettings.model_fields["batch_size"].default
+_TARGETS = {"SQLite": 7_000, "PostgreSQL": 4_500}
+_TIMES_BATCH_1 = 7
+_WARMING = 500
+_UNIT = "events/s"
 
 
-async def publish_all(broker: Broker, messages: Sequence[Outgoing]) -> None:
-    """Publish messages of one stream."""
-    done = 0
-    while done < len(messages):
-        done += await broker.publish(messages[done : done + 500])
+async def measure(stage: Stage) -> Sequence[Figure]:
+    """Measure on both databases, at the default batch and one by one."""
+    figures: list[Figure] = []
+    async with backends(stage) as both:
+        for backend in both:
+            figures += await _measure(stage, backend)
+    return figures
 
 
-def order_created(number: int) -> Outgoing:
-    """Return the event of an order of one line."""
-    order_id = new_id()
-    line = OrderLine(sku=f"sku-{number * 7919 % SKUS:04d}", quantity=1, unit_price=PRICE)
-    event = OrderCreated(
-        order_id=order_id, user_id="bench", lines=[line], total=PRICE, payment_token="tok_ok"
+async def _measure(stage: Stage, backend: Backend) -> Sequence[Figure]:
+    figures: list[Figure] = []
+    rates: dict[int, float] = {}
+    rows: dict[int, Written] = {}
+    for batch, events in ((DEFAULT_BATCH, stage.scale.events), (1, stage.scale.single_events)):
+        title = f"{backend.name}, batch {batch}"
+        async with run_inventory(stage, backend, None if batch == DEFAULT_BATCH else batch) as inventory:
+            rounds = await _rounds(stage, inventory, title, events)
+            rows[batch] = written_by(inventory.database)
+            rates[batch] = statistics.median(events / one.seconds for one in rounds)
+            at_least = _TARGETS[backend.name]
+            target = Target(at_least, at_least=True) if batch == DEFAULT_BATCH else None
+            figures += [
+                Figure(title, rates[batch], _UNIT, target, note=_each(events / one.seconds for one in rounds)),
+                _cpu(title, rounds, events),
+            ]
+            if backend.name == "SQLite":
+                figures.append(await _jetstream(stage, inventory, events, batch))
+        figures.append(await _ceiling(stage, backend, rows[batch], events, batch))
+    ratio = rates[DEFAULT_BATCH] / rates[1]
+    figures.append(
+        Figure(f"{backend.name}, batch {DEFAULT_BATCH} against batch 1", ratio, "times", Target(_TIMES_BATCH_1, True))
     )
-    event.ship_to.region_code = "CH"
-    event.ship_to.address_lines.append("Bahnhofstrasse 1, 8001 Zürich")
-    return message(event, order_id)
+    return [*figures, _published(backend, rows[DEFAULT_BATCH])]
 
 
-async def handled_per_second(nats_url: str, database_url: str, *, events: int, batch_size: int) -> float:
-    """Return how many events a second inventory handles, from the first read to the last publication."""
-    broker = Broker(nats_url, "bench")
-    await broker.connect()
-    for context in ("commerce.product", "commerce.order", "commerce.shipping", "commerce.inventory"):
-        await broker.ensure_stream(context)
-    products = [ProductCreated(sku=f"sku-{n:04d}", active=True, revision=1) for n in range(SKUS)]
-    await publish_all(broker, [message(event, event.sku) for event in products])
-    settings = Settings(
-        database_url=database_url,
-        nats_url=nats_url,
-        instance="inventory-bench",
-        batch_size=batch_size,
-        log_level="debug",
-    )
-    # Stock first, with a service that finds no order yet.
-    service = build(settings)
-    await service.start()
-    await eventually(lambda: _count(service, "stock", SKUS), timeout=60)
-    for n in range(SKUS):
-        unit = Unit(
-            lambda work, n=n: commands.restock(work, f"sku-{n:04d}", 1_000_000),
-            Origin(service.tracing.current()),
-        )
-        await service.writer.run_unit(unit)
-    await eventually(lambda: _count(service, "outbox WHERE published_at IS NULL", 0), timeout=60)
-    await service.stop()
-    await publish_all(broker, [order_created(n) for n in range(events)])
-    service = build(settings)
-    cpu = time.process_time()
-    start = time.perf_counter()
-    await service.start()
-    await eventually(lambda: _count(service, "reservations", events), timeout=600)
-    await eventually(lambda: _count(service, "outbox WHERE published_at IS NULL", 0), timeout=600)
-    seconds = time.perf_counter() - start
-    print("cpu us/event", (time.process_time() - cpu) / events * 1e6)
-    await service.stop()
-    await broker.close()
-    return events / seconds
+async def _rounds(stage: Stage, inventory: Inventory, title: str, events: int) -> list[Round]:
+    stage.display.step(f"{title}: warming up")
+    await inventory.handle(min(events, _WARMING))
+    rounds = []
+    for n in range(stage.scale.rounds):
+        stage.display.step(f"{title}: {events:,} events, round {n + 1} of {stage.scale.rounds}")
+        rounds.append(await inventory.handle(events))
+    return rounds
 
 
-async def _count(service: Service, what: str, wanted: int) -> bool:
-    count = await service.reader.run(lambda c: c.execute(text(f"SELECT COUNT(*) FROM {what}")).scalar_one())
-    await asyncio.sleep(0.02)
-    return bool(count == wanted)
+async def _ceiling(stage: Stage, backend: Backend, written: Written, events: int, batch: int) -> Figure:
+    driver = {"SQLite": "sqlite3", "PostgreSQL": "psycopg"}[backend.name]
+    stage.display.step(f"{driver} executemany, {batch} a commit")
+    url = await backend.new_database(f"ceiling_{backend.name.lower()}_{batch}")
+    await asyncio.to_thread(databases.stocked, url)
+    rate = await asyncio.to_thread(database_ceiling, url, written, events, batch)
+    note = "the same inbox, stock, reservation and outbox rows, nothing else"
+    return Figure(f"ceiling: {driver} executemany, {batch} a commit", rate, _UNIT, note=note)
+
+
+async def _jetstream(stage: Stage, inventory: Inventory, events: int, batch: int) -> Figure:
+    stage.display.step(f"JetStream fetch and ack, {batch} at a time")
+    rate = await jetstream_ceiling(inventory.nats.url, STREAM, ORDER_CREATED, events, batch)
+    note = "the same messages, plain nats-py, nothing else"
+    return Figure(f"ceiling: JetStream fetch({batch}) and ack", rate, _UNIT, note=note)
+
+
+def _cpu(title: str, rounds: Sequence[Round], events: int) -> Figure:
+    each = {name: sum(one.cpu[name] for one in rounds) / events / len(rounds) * 1e6 for name in rounds[0].cpu}
+    return Figure(f"{title}: CPU of the service", each.pop("service"), "µs/event", parts=each)
+
+
+def _published(backend: Backend, written: Written) -> Figure:
+    """Say what an event costs downstream."""
+    kind = OUTBOX.index("type")
+    kinds = Counter(row[kind].rpartition(".")[2] for row in written.outbox)
+    parts = {name: count / len(written.inbox) for name, count in sorted(kinds.items())}
+    return Figure(f"{backend.name}: published per OrderCreated", written.per_order, "events", parts=parts)
+
+
+def _each(rates: Iterable[float]) -> str:
+    return "rounds: " + ", ".join(number(rate) for rate in rates)

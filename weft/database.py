@@ -63,7 +63,7 @@ class Database:
                 with _alembic:
                     migrate(connection, _CHASSIS_SCRIPTS, "weft_schema", str(self))
                     migrate(connection, self._migrations, "service_schema", str(self))
-        except (OperationalError, InterfaceError) as error:
+        except DBAPIError as error:
             raise CannotStart(f"the database {self} cannot be used: {first_line(error)}") from error
 
     def close(self) -> None:

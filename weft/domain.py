@@ -191,3 +191,16 @@ class Unavailable(WeftError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         self.retry_after = retry_after
         super().__init__(message)
+
+
+def id_violations(field: str, value: str) -> list[Violation]:
+    """Return what is wrong with an id in the field of a request: nothing, or that it is none."""
+    return [] if is_id(value) else [Violation(field, "must match [A-Za-z0-9_-]{1,64}")]
+
+
+def check_id(field: str, value: str) -> str:
+    """Return the id in the field of a request. Raises `InvalidInput` if it is none."""
+    wrong = id_violations(field, value)
+    if wrong:
+        raise InvalidInput(*wrong)
+    return value

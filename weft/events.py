@@ -6,6 +6,7 @@ protobuf message itself.
 
 from __future__ import annotations
 
+import re
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,6 +83,9 @@ def _rfc3339(time: int) -> str:
     return from_micros(time).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+_EVENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
 class Malformed(Exception):
     """The message is no CloudEvent with a protobuf body that this service knows; the text says what is wrong."""
 
@@ -97,8 +101,9 @@ class Delivery(NamedTuple):
 
     @property
     def event_id(self) -> str:
-        """The CloudEvent's id; a message without one is named by its place in the stream."""
-        return self.headers.get("ce-id") or f"{self.stream}:{self.seq}"
+        """The CloudEvent's id; a message without a usable one is named by its place in the stream."""
+        given = self.headers.get("ce-id", "")
+        return given if _EVENT_ID.fullmatch(given) else f"{self.stream}:{self.seq}"
 
     @property
     def type(self) -> str:
@@ -120,8 +125,8 @@ class Delivery(NamedTuple):
     def check(self) -> None:
         """Raise `Malformed` unless the attributes that every event must have are there and agree."""
         for name in ("ce-id", "ce-type", "ce-subject"):
-            if not self.headers.get(name):
-                raise Malformed(f"the header {name} is missing")
+            if not _EVENT_ID.fullmatch(self.headers.get(name, "")):
+                raise Malformed(f"the header {name} is missing, or not 1 to 128 printable characters")
         if self.subject != subject_of(self.type, self.headers["ce-subject"]):
             raise Malformed(
                 f"the subject is not {subject_of(self.type, self.headers['ce-subject'])}, as the headers say"

@@ -136,13 +136,13 @@ def _columns(letter: Letter, now: int) -> dict[str, Any]:
     delivery = letter.delivery
     return {
         "event_id": delivery.event_id,
-        "type": delivery.type,
-        "subject": delivery.subject,
+        "type": delivery.type.replace("\0", ""),  # which PostgreSQL cannot store
+        "subject": delivery.subject.replace("\0", ""),
         "stream": delivery.stream,
         "seq": delivery.seq,
         "headers": orjson.dumps(dict(delivery.headers)).decode(),
         "body": delivery.body,
-        "error": letter.error,
+        "error": letter.error.replace("\0", ""),
         "attempts": letter.attempts,
         "first_at": now if letter.first_at is None else letter.first_at,
     }

@@ -212,7 +212,8 @@ class EventStore(Generic[T]):
                     }
                 )
         # A version that is taken already breaks the primary key: the same as a conflict.
-        sql.insert(connection, self.table, rows)
+        if rows:
+            sql.insert(connection, self.table, rows)
 
     def published(self, recorded: Sequence[Message]) -> Sequence[Message]:
         """See `AggregateStore`."""

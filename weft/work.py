@@ -210,7 +210,10 @@ class UnitOfWork:
     def undo(self) -> None:
         """End a unit as if it had not been."""
         for entry in self._touched.values():
-            entry.aggregate = None if entry.kept is None else entry.store.revive(entry.kept, entry.version)
+            if entry.kept is None:
+                entry.aggregate = None
+            elif entry.aggregate is not None:
+                _restore(entry.aggregate, entry.store.revive(entry.kept, entry.version))
         self._forget()
 
     def _forget(self) -> None:
@@ -285,6 +288,15 @@ def attempt(work: UnitOfWork, unit: Unit[R]) -> Done[R] | Failed:
         work.undo()
         return Failed(error)
     return Done(value)
+
+
+def _restore(aggregate: Aggregate, as_kept: Aggregate) -> None:
+    """Give an aggregate the state of another: earlier units may have returned this very object."""
+    for name in (name for kind in type(aggregate).__mro__ for name in getattr(kind, "__slots__", ())):
+        setattr(aggregate, name, getattr(as_kept, name))
+    if hasattr(aggregate, "__dict__"):
+        vars(aggregate).clear()
+        vars(aggregate).update(vars(as_kept))
 
 
 def _trail(origin: Origin, key: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.inventory import store
-from weft.domain import NotFound
+from weft.domain import NotFound, check_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def get_stock(connection: Connection, sku: str) -> StockItem:
-    """Return one stock item. Raises `NotFound`."""
+    """Return one stock item. Raises `InvalidInput` and `NotFound`."""
+    check_id("sku", sku)
     item = store.stock.find(connection, sku)
     if item is None:
         raise NotFound("stock item", sku)

@@ -9,7 +9,7 @@ import grpc
 from commerce.product.v1.product_service_pb2 import BatchGetProductsRequest
 from services.order import queries
 from services.order.domain import ProductCopy
-from weft import logs
+from weft import deadlines, logs
 from weft.domain import Money, Unavailable
 
 if TYPE_CHECKING:
@@ -42,12 +42,17 @@ class Catalogue:
         request = BatchGetProductsRequest(skus=skus)
         try:
             with self._breaker.attempt():
-                answer = await self._products.BatchGetProducts(request, timeout=self._timeout)
+                answer = await self._products.BatchGetProducts(request, timeout=self._patience())
         except (grpc.aio.AioRpcError, Unavailable) as error:
             why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
             _log.warning("product does not answer: its last known prices count", cause=why)
             return await self._remember(skus)
         return {product.sku: _copy(product) for product in answer.products}
+
+    def _patience(self) -> float:
+        left = deadlines.remaining()
+        # The other half of the caller's time is for going on without an answer.
+        return self._timeout if left is None else min(self._timeout, left / 2)
 
     async def _remember(self, skus: Sequence[str]) -> dict[str, ProductCopy]:
         known = await self._reader.run(queries.remembered_products, skus)

@@ -21,7 +21,7 @@ from commerce.order.v1.order_events_pb2 import (
     OrderConfirmed,
     OrderCreated,
 )
-from weft.domain import Aggregate, InvalidInput, Money, Refused, Violation, is_id
+from weft.domain import Aggregate, InvalidInput, Money, Refused, Violation, id_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -286,8 +286,7 @@ def _total(lines: Iterable[Line]) -> Money:
 
 
 def _user_violations(request: api.CreateOrderRequest) -> Iterator[Violation]:
-    if not is_id(request.user_id):
-        yield Violation("user_id", "must match [A-Za-z0-9_-]{1,64}")
+    yield from id_violations("user_id", request.user_id)
 
 
 def _line_violations(lines: Sequence[api.NewOrderLine]) -> Iterator[Violation]:
@@ -296,9 +295,8 @@ def _line_violations(lines: Sequence[api.NewOrderLine]) -> Iterator[Violation]:
         return
     first: dict[str, int] = {}
     for n, line in enumerate(lines):
-        if not is_id(line.sku):
-            yield Violation(f"lines[{n}].sku", "must match [A-Za-z0-9_-]{1,64}")
-        elif first.setdefault(line.sku, n) != n:
+        yield from id_violations(f"lines[{n}].sku", line.sku)
+        if first.setdefault(line.sku, n) != n:
             yield Violation(f"lines[{n}].sku", f"is in lines[{first[line.sku]}] already: add the quantities")
         if not 1 <= line.quantity <= MAX_QUANTITY:
             yield Violation(f"lines[{n}].quantity", f"must be 1 to {MAX_QUANTITY}")

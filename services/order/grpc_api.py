@@ -11,7 +11,7 @@ from commerce.order.v1 import order_service_pb2 as api
 from commerce.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services.order import commands, domain, queries, store
 from services.order.domain import State
-from weft.domain import InvalidInput, Unavailable, Violation, is_id, new_id
+from weft.domain import InvalidInput, Unavailable, Violation, check_id, new_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,7 +64,7 @@ class OrderApi(OrderServiceServicer):
         request: api.GetOrderRequest,
         context: ServicerContext[api.GetOrderRequest, api.GetOrderResponse],
     ) -> api.GetOrderResponse:
-        order = await self._reader.run(queries.get_order, _order_id(request.order_id))
+        order = await self._reader.run(queries.get_order, check_id("order_id", request.order_id))
         return api.GetOrderResponse(order=_message(order))
 
     async def ListOrders(
@@ -76,7 +76,7 @@ class OrderApi(OrderServiceServicer):
             queries.list_orders,
             request.page_size,
             request.page_token,
-            user_id=_user_id(request.user_id),
+            user_id=request.user_id and check_id("user_id", request.user_id),
             state=_state(request.state),
         )
         return api.ListOrdersResponse(orders=map(_message, page), next_page_token=token)
@@ -86,7 +86,7 @@ class OrderApi(OrderServiceServicer):
         request: api.CancelOrderRequest,
         context: ServicerContext[api.CancelOrderRequest, api.CancelOrderResponse],
     ) -> api.CancelOrderResponse:
-        order = await self._writer.run(commands.cancel_order, _order_id(request.order_id))
+        order = await self._writer.run(commands.cancel_order, check_id("order_id", request.order_id))
         return api.CancelOrderResponse(order=_message(order))
 
     async def WatchOrder(
@@ -94,7 +94,7 @@ class OrderApi(OrderServiceServicer):
         request: api.WatchOrderRequest,
         context: ServicerContext[api.WatchOrderRequest, api.WatchOrderResponse],
     ) -> AsyncIterator[api.WatchOrderResponse]:
-        order_id = _order_id(request.order_id)
+        order_id = check_id("order_id", request.order_id)
         sent = None
         with self._changes.watch(store.orders, order_id) as watch:
             while True:
@@ -116,18 +116,6 @@ class OrderApi(OrderServiceServicer):
                 one.cancel()
         if self._draining.is_set():
             raise Unavailable("the service is stopping; watch again")
-
-
-def _order_id(value: str) -> str:
-    if not is_id(value):
-        raise InvalidInput(Violation("order_id", "must match [A-Za-z0-9_-]{1,64}"))
-    return value
-
-
-def _user_id(value: str) -> str:
-    if value and not is_id(value):
-        raise InvalidInput(Violation("user_id", "must match [A-Za-z0-9_-]{1,64}, or be empty for all users"))
-    return value
 
 
 def _state(value: api.OrderState.ValueType) -> State | None:

@@ -8,7 +8,7 @@ from sqlalchemy import literal_column, select, tuple_
 
 from services.payment import store
 from weft import from_micros, pages
-from weft.domain import InvalidInput, NotFound, Violation, is_id
+from weft.domain import NotFound, check_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -31,8 +31,7 @@ class KeptPayment(NamedTuple):
 
 def get_payment(connection: Connection, order_id: str) -> KeptPayment:
     """Return the payment of an order. Raises `InvalidInput` and `NotFound`."""
-    if not is_id(order_id):
-        raise InvalidInput(Violation("order_id", "must match [A-Za-z0-9_-]{1,64}"))
+    check_id("order_id", order_id)
     found = _replay(connection, [order_id])
     if not found:
         raise NotFound("payment", order_id)

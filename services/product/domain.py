@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from commerce.product.v1.product_events_pb2 import ProductCreated, ProductUpdated
-from weft.domain import Aggregate, InvalidInput, Money, Violation, is_id
+from weft.domain import Aggregate, InvalidInput, Money, Violation, id_violations
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -51,7 +51,7 @@ class Product(Aggregate):
 
         Raises `InvalidInput` that names every wrong field of the request, as in `product.sku`.
         """
-        wrong = [] if is_id(sku) else [Violation("product.sku", "must match [A-Za-z0-9_-]{1,64}")]
+        wrong = id_violations("product.sku", sku)
         title = title.strip()
         wrong += _title_violations(title) + _description_violations(description)
         amount = _read_price(price, wrong)

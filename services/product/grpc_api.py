@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from commerce.product.v1 import product_service_pb2 as api
 from commerce.product.v1.product_service_pb2_grpc import ProductServiceServicer
 from services.product import commands, queries
-from weft.domain import InvalidInput, Violation, is_id
+from weft.domain import InvalidInput, Violation, id_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ class ProductApi(ProductServiceServicer):
 def _changes(request: api.UpdateProductRequest) -> dict[str, Any]:
     """Return the new values that the request has, by field. Raises `InvalidInput`."""
     product = request.product
-    wrong = [] if is_id(product.sku) else [Violation("product.sku", "must match [A-Za-z0-9_-]{1,64}")]
+    wrong = id_violations("product.sku", product.sku)
     wrong += _mask_violations(request)
     if wrong:
         raise InvalidInput(*wrong)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.product import store
 from weft import pages
-from weft.domain import InvalidInput, NotFound, Violation, is_id
+from weft.domain import InvalidInput, NotFound, Violation, id_violations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +49,6 @@ def list_products(connection: Connection, page_size: int, page_token: str) -> tu
 
 
 def _check_skus(skus: Mapping[str, str]) -> None:
-    wrong = [Violation(field, "must match [A-Za-z0-9_-]{1,64}") for field, sku in skus.items() if not is_id(sku)]
+    wrong = [one for field, sku in skus.items() for one in id_violations(field, sku)]
     if wrong:
         raise InvalidInput(*wrong)

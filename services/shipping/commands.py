@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.shipping import store
-from weft.domain import InvalidInput, NotFound, Violation, is_id
+from weft.domain import NotFound, check_id
 
 if TYPE_CHECKING:
     from services.shipping.domain import Shipment
@@ -27,8 +27,7 @@ def deliver(work: UnitOfWork, shipment_id: str) -> Shipment:
 
 
 def _shipment(work: UnitOfWork, shipment_id: str) -> Shipment:
-    if not is_id(shipment_id):
-        raise InvalidInput(Violation("shipment_id", "must match [A-Za-z0-9_-]{1,64}"))
+    check_id("shipment_id", shipment_id)
     shipment = work.get(store.shipments, shipment_id)
     if shipment is None:
         raise NotFound("shipment", shipment_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.shipping import store
-from weft.domain import InvalidInput, NotFound, Violation, is_id
+from weft.domain import NotFound, check_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 def get_shipment(connection: Connection, order_id: str) -> Shipment:
     """Return the shipment of an order. Raises `InvalidInput` and `NotFound`."""
-    if not is_id(order_id):
-        raise InvalidInput(Violation("order_id", "must match [A-Za-z0-9_-]{1,64}"))
+    check_id("order_id", order_id)
     shipment = store.shipments.find(connection, order_id)
     if shipment is None:
         raise NotFound("shipment", order_id)

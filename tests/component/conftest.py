@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from services.order.settings import Settings as OrderSettings
+from tests.component.orders import FakeProduct, Orders, ordering
 from tests.component.support import NewDatabase, Streams
 from weft.domain import new_id
 from weft.embedded import NatsServer, Postgres
@@ -77,3 +79,28 @@ async def new_database_url(database_server: Postgres | None, tmp_path: Path) -> 
     if database_server is not None:
         for database in made.values():
             await database_server.drop_database(database)
+
+
+@pytest_asyncio.fixture
+async def product() -> AsyncIterator[FakeProduct]:
+    """A product that answers order as the test says."""
+    fake = FakeProduct()
+    async with fake.serving():
+        yield fake
+
+
+@pytest_asyncio.fixture
+async def order_settings(new_database_url: NewDatabase, nats_url: str, product: FakeProduct) -> OrderSettings:
+    """Settings of an order service with a fresh database, beside `product`."""
+    return OrderSettings(
+        database_url=await new_database_url("order"),
+        nats_url=nats_url,
+        product_address=f"127.0.0.1:{product.port}",
+    )
+
+
+@pytest_asyncio.fixture
+async def orders(order_settings: OrderSettings, streams: Streams) -> AsyncIterator[Orders]:
+    """Order, running."""
+    async with ordering(order_settings, streams) as orders:
+        yield orders

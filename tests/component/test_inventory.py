@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tests.component.conftest import NewDatabase
-    from tests.component.support import Streams
+    from tests.component.support import NewDatabase, Streams
     from weft import Service
 
 PRICE = Money(currency_code="CHF", units=5)

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from commerce.order.v1.order_events_pb2 import OrderCreated
-    from tests.component.conftest import NewDatabase
-    from tests.component.support import Streams
+    from tests.component.support import NewDatabase, Streams
     from weft import Service
     from weft.testing import StoredEvent
 

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from sqlalchemy import Connection
 
-    from tests.component.conftest import NewDatabase
-    from tests.component.support import Streams
+    from tests.component.support import NewDatabase, Streams
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from tests.component.conftest import NewDatabase
-    from tests.component.support import Streams
+    from tests.component.support import NewDatabase, Streams
     from weft import Service
 
 HOME = PostalAddress(region_code="CH", address_lines=["Bahnhofstrasse 1"], recipients=["Ada"])

@@ -52,16 +52,7 @@ class WholeSystem:
         """Run `weft up` and return when all of it is ready; do nothing if it runs."""
         if self._up is not None and self._up.poll() is None:
             return
-        path = os.pathsep.join([str(ROOT), str(ROOT / "gen")])
-        option = ["--one-process"] if self.one_process else []
-        with self._output.open("w") as output:
-            self._up = subprocess.Popen(
-                [sys.executable, "-c", _UP, "up", "--data", str(self.data), *option],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "PYTHONPATH": path, **self._settings},
-            )
+        self._spawn()
         await eventually(lambda: "weft is ready: " in self.said or self._ended, PATIENCE, "weft is ready")
         assert not self._ended, self.said
 
@@ -130,6 +121,18 @@ class WholeSystem:
         """Return when a part has another process than `before`, and everything is ready."""
         await eventually(lambda: self.pid(name) != before, PATIENCE, f"{name} is restarted")
         await eventually(self._ready, PATIENCE, f"all is ready after the restart of {name}")
+
+    def _spawn(self) -> None:
+        path = os.pathsep.join([str(ROOT), str(ROOT / "gen")])
+        option = ["--one-process"] if self.one_process else []
+        with self._output.open("w") as output:
+            self._up = subprocess.Popen(
+                [sys.executable, "-c", _UP, "up", "--data", str(self.data), *option],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "PYTHONPATH": path, **self._settings},
+            )
 
     @property
     def _ended(self) -> bool:

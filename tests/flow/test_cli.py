@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +153,17 @@ def test_a_killed_service_is_named_and_comes_back(weft: Weft, stocked: str) -> N
 def test_a_second_up_is_refused_in_one_line(weft: Weft) -> None:
     told = weft("up", expect=2)
     assert re.fullmatch(r"weft: .* is in use by another `weft up` \(pid \d+\)\.\n", told)
+
+
+def test_a_newer_data_folder_is_refused_in_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    newer = Weft(tmp_path)
+    newer.data.mkdir()
+    with closing(sqlite3.connect(newer.data / "order.db")) as database:
+        database.execute("CREATE TABLE service_schema (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO service_schema VALUES ('9999')")
+        database.commit()
+    *_, last = newer("up", expect=2).splitlines()
+    assert re.fullmatch(r"weft: order: .*newer than this program.*update.*", last)
 
 
 def test_what_was_ordered_is_still_there_when_one_process_goes_on(weft: Weft, stocked: str) -> None:

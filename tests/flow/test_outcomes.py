@@ -77,7 +77,7 @@ async def test_an_order_that_costs_nothing_is_confirmed_and_cancelled_without_th
         (0, 1, 1, 1),
         (0, 333_333_333, 3, 999_999_999),
         (12, 345_678_901, 7, 86_419_752_307),
-        (899_999, 999_999_999, 10_000, 8_999_999_999_990_000),
+        (899_999, 999_999_999, 10_000, 8_999_999_999_999_990_000),
     ],
 )
 async def test_money_is_exact_to_the_billionth(shop: Shop, units: int, nanos: int, quantity: int, total: int) -> None:

@@ -1,0 +1,108 @@
+"""`python -m bench` measures and prints one table; `make bench` is the same. Ctrl-C stops all that it started."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from bench import events, flow, latency, start
+from bench.display import Display
+from bench.machine import describe_machine, describe_run, describe_versions
+from bench.report import Report, Section
+from bench.stage import QUICK, Broken, Scale, Stage
+from cli.errors import Problem
+from weft import CannotStart
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from bench.report import Figure
+
+_WORK = Path(".bench")
+_BROKE, _OPERATOR, _INTERRUPTED = 1, 2, 130
+_SECTIONS: dict[str, tuple[str, Callable[[Stage], Awaitable[Sequence[Figure]]]]] = {
+    "events": ("events handled by inventory (OrderCreated)", events.measure),
+    "latency": ("one event through an idle inventory", latency.measure),
+    "flow": ("orders through the whole system, a process for each service", flow.measure),
+    "one-process": ("orders through the whole system, all services in one process", flow.measure_one_process),
+    "start": ("start and memory of the whole system", start.measure),
+}
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--only", choices=list(_SECTIONS), action="append", metavar="SECTION",
+        help=f"one of {', '.join(_SECTIONS)}; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="measure little: to see that it works, not for figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    return parser.parse_args(arguments)
+
+
+async def _measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path) -> Report:
+    names = [name for name in _SECTIONS if not options.only or name in options.only]
+    facts: dict[str, Any] = describe_run(arguments)
+    if options.quick:
+        facts["quick"] = "measured too briefly to count"
+    facts["machine"] = await asyncio.to_thread(describe_machine, folder)
+    facts["versions"] = describe_versions()
+    sections: list[Section] = []
+    async with Display(len(names)) as display:
+        scale = QUICK if options.quick else Scale()
+        stage = Stage(folder, scale, display, facts["versions"])
+        for name in names:
+            title, measure = _SECTIONS[name]
+            section = Section(name, title)
+            sections.append(section)
+            display.section(title)
+            try:
+                section.figures = await measure(stage)
+            except (Broken, CannotStart, Problem) as reason:
+                section.broke = str(reason)
+                display.warn(f"{title} broke: {reason}")
+    return Report(facts, sections)
+
+
+async def _run(options: argparse.Namespace, arguments: Sequence[str], folder: Path) -> Report:
+    measuring = asyncio.current_task()
+    assert measuring is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, measuring.cancel)
+    return await _measure(options, arguments, folder)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the command line says; return the exit code: 0 unless something broke, whatever the figures are."""
+    options = _options(arguments)
+    if options.json and not options.json.absolute().parent.is_dir():
+        print(f"there is no folder {options.json.parent} for {options.json.name}", file=sys.stderr)
+        return _OPERATOR
+    _WORK.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=_WORK)).resolve()
+    folder.chmod(0o711)
+    try:
+        report = uvloop.run(_run(options, arguments, folder))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        shutil.rmtree(folder, ignore_errors=True)
+        print("interrupted; all that was started is stopped", file=sys.stderr)
+        return _INTERRUPTED
+    report.print()
+    if options.json:
+        report.write_json(options.json)
+    if not report.whole:
+        print(f"something broke; the logs are in {folder}", file=sys.stderr)
+        return _BROKE
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

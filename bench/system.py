@@ -1,0 +1,122 @@
+"""The whole system, as `weft up` runs it, for as long as it is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from bench.stage import Broken, check_runs, environment, running
+from cli.data import DataDirectory
+from weft.tasks import end
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from bench.stage import Stage
+
+_READY = b"weft is ready"
+_PATIENCE = 90.0
+_MIB = 2**20
+
+
+class System:
+    """A system that was started; `seconds` is how long that took, from the command to its word that it is ready."""
+
+    def __init__(self, data: Path, supervisor: int, seconds: float) -> None:
+        self.data = data
+        self.seconds = seconds
+        self._supervisor = supervisor
+        self._pids = self.pids()
+
+    def pids(self) -> dict[str, int]:
+        """Return the processes by name; all services are "services" if they share one."""
+        by_pid: dict[int, list[str]] = {}
+        for one in (DataDirectory.at(self.data).read_run() or {}).get("processes", []):
+            by_pid.setdefault(one["pid"], []).append(one["name"])
+        return {names[0] if len(names) == 1 else "services": pid for pid, names in by_pid.items()}
+
+    def memory(self) -> dict[str, float]:
+        """Return the resident memory of each process in MiB."""
+        pids = {**self.pids(), "weft up": self._supervisor}
+        return {name: psutil.Process(pid).memory_info().rss / _MIB for name, pid in pids.items()}
+
+    def check(self) -> None:
+        """Raise `Broken` if a process was restarted: then nothing that was measured counts."""
+        if self.pids() != self._pids:
+            raise Broken(f"a process was restarted: {self._pids} became {self.pids()}")
+
+
+@asynccontextmanager
+async def weft_up(folder: Path, *, one_process: bool = False) -> AsyncIterator[System]:
+    """Run `weft up` on `folder`/data until the end of the `with`."""
+    data, log = folder / "data", folder / "weft-up.log"
+    argv = [sys.executable, "-P", "-m", "cli", "up", "--data", str(data)]
+    start = time.perf_counter()
+    async with running(
+        [*argv, "--one-process"] if one_process else argv, log=log, env=environment(), read_output=True
+    ) as process:
+        await _until_ready(process, log)
+        seconds = time.perf_counter() - start
+        reading = asyncio.create_task(_copy_output(process, log))
+        system = System(data, process.pid, seconds)
+        try:
+            yield system
+            check_runs(process, "weft up", log)
+            system.check()
+        finally:
+            await end(reading)
+
+
+async def _until_ready(process: Process, log: Path) -> None:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while line := await process.stdout.readline():
+                with log.open("ab") as file:
+                    file.write(line)
+                if line.startswith(_READY):
+                    return
+            await process.wait()
+    except TimeoutError:
+        raise Broken(f"weft up is not ready after {_PATIENCE:g} s; see {log}") from None
+    check_runs(process, "weft up", log)
+
+
+async def _copy_output(process: Process, log: Path) -> None:
+    assert process.stdout is not None
+    with log.open("ab") as file:
+        while some := await process.stdout.read(2**16):
+            file.write(some)
+
+
+async def place_orders(stage: Stage, system: System, in_flight: int, alone: int) -> dict[str, Any]:
+    """Have a process of its own place orders, first `alone` one at a time; return what it measured."""
+    scale, log = stage.scale, system.data.parent / "orders.log"
+    options = {
+        "one-at-a-time": alone,
+        "in-flight": in_flight,
+        "warming": scale.warming,
+        "seconds": scale.seconds,
+    }
+    argv = [sys.executable, "-P", "-m", "bench.orders", str(system.data)]
+    argv += [f"--{name}={value}" for name, value in options.items()]
+    async with running(argv, log=log, env=environment(), read_output=True) as process:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            told = json.loads(line)
+            if "step" in told:
+                stage.display.step(told["step"])
+            else:
+                result: dict[str, Any] = told["result"]
+                return result
+        await process.wait()
+        said = log.read_text(errors="replace").strip().splitlines()
+        raise Broken(f"the orders stopped: {said[-1] if said else process.returncode}")

@@ -1,0 +1,154 @@
+"""Parked events of one consumer: tried again from the database, each aggregate's in order, until they are done.
+
+Which aggregates have parked events is remembered, so that a batch need not ask. What is remembered is always
+what is committed: a transaction forgets it when it begins, and knows it again once it is saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from weft import letters, logs
+from weft.clock import micros
+from weft.database import is_lost
+from weft.letters import Letter, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from weft.events import Delivery
+    from weft.leases import Lease
+    from weft.letters import RetryPolicy
+    from weft.writer import Transaction, Writer
+
+    Try = Callable[[Transaction, Delivery], "Exception | None"]
+    Judge = Callable[[Delivery, Exception, int], Letter]
+
+_log = logs.logger("weft.parking")
+_KEYS_TOGETHER = 50
+_EVENTS_TOGETHER = 200
+_LOOK_AGAIN = 1.0
+_ENDED = "the process ended while it was handled"
+
+
+class Parking:
+    """The parked events of one consumer, by key: the id of their aggregate."""
+
+    def __init__(self, consumer: str, writer: Writer, policy: RetryPolicy, *, attempt: Try, judge: Judge) -> None:
+        """`attempt` handles an event and returns its error; `judge` makes a letter of the error of its nth try."""
+        self._consumer = consumer
+        self._writer = writer
+        self._policy = policy
+        self._attempt = attempt
+        self._judge = judge
+        # When the first event of each key is due; None: not known for certain.
+        self._due: dict[str, int] | None = None
+        self._changed = asyncio.Event()
+        # Keys whose events may have ended the process in its last life.
+        self._suspect: set[str] = set()
+
+    def begin(self, t: Transaction, *, after_death: bool) -> None:
+        """Look what there is. `after_death`: the last holder of the lease did not end in order."""
+        due = letters.heads(t, self._consumer)
+        self._suspect = set(due) if after_death else set()
+        self.know(t, due)
+
+    def heads(self, t: Transaction) -> dict[str, int]:
+        """Return when the first event of each key is due (microseconds), until `know` is told anew in `t`."""
+        due, self._due = self._due, None
+        return letters.heads(t, self._consumer) if due is None else due
+
+    def know(self, t: Transaction, due: dict[str, int]) -> None:
+        """Remember what there is once `t` is committed."""
+
+        def remember() -> None:
+            self._due = due
+            if due:
+                self._writer.soon(self._changed.set)
+
+        t.then.append(remember)
+
+    async def retry(self, lease: Lease) -> None:
+        """Try again what is due until cancelled, or until the lease is lost (`LeaseLost`)."""
+        while True:
+            self._changed.clear()
+            due = self._due
+            if due is None:
+                due = await self._look()
+            now = micros(self._writer.clock.now())
+            keys = sorted((key for key, at in due.items() if at <= now), key=due.__getitem__)[:_KEYS_TOGETHER]
+            for key in self._suspect.intersection(keys):
+                await self._retry_suspect(lease, key)
+                keys.remove(key)
+            if keys:
+                await self._retry(lease, keys)
+            wait = min((at - now for at in (self._due or due).values()), default=1_000_000) / 1_000_000
+            if wait > 0:
+                await self._sleep(min(wait, _LOOK_AGAIN))
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _look(self) -> dict[str, int]:
+        def look(t: Transaction) -> dict[str, int]:
+            due = self.heads(t)
+            self.know(t, due)
+            return due
+
+        try:
+            return await self._writer.transact(look)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            return {}
+
+    async def _retry_suspect(self, lease: Lease, key: str) -> None:
+        """Try one event alone, and count the try before: if it ends the process, it was not for nothing."""
+        if await self._transact(partial(self._count_try, lease=lease, key=key)):
+            await self._retry(lease, [key], most=1, counted=True)
+        if key not in (self._due or ()):
+            self._suspect.discard(key)
+
+    def _count_try(self, t: Transaction, lease: Lease, key: str) -> bool:
+        lease.check(t)
+        due = dict(self.heads(t))
+        row = letters.first_parked(t, self._consumer, key)
+        goes_on = row is not None and row.attempts + 1 < self._policy.attempts
+        if row is None:
+            due.pop(key, None)
+        elif goes_on:
+            due[key] = letters.postpone(t, row, _ENDED, self._policy, row.attempts + 1)
+        else:
+            letters.unpark(t, row)
+            letters.bury(t, self._consumer, [_letter_of(row, _ENDED, row.attempts + 1, letters.CRASHED)])
+            due = letters.heads(t, self._consumer)
+        self.know(t, due)
+        return goes_on
+
+    async def _retry(
+        self,
+        lease: Lease,
+        keys: Sequence[str],
+        most: int = _EVENTS_TOGETHER,
+        *,
+        counted: bool = False,
+        failure: Exception | None = None,
+    ) -> None:
+        """Try keys together; if what they did cannot be saved, event by event: each fails by its own fault."""
+        body = partial(self._try_again, lease=lease, keys=keys, most=most, counted=counted, failure=failure)
+        error = await self._error_of(body)
+        if error is None:
+            return
+        if failure is not None:
+            _log.error("parked events cannot be saved", consumer=self._consumer, error=describe(error))
+            await asyncio.sleep(_LOOK_AGAIN)
+        elif len(keys) == 1 and most == 1:
+            await self._retry(lease, keys, 1, counted=counted, failure=error)
+        else:
+            for key in keys:
+                await self._retry(lease, [key], 1)
