@@ -40,9 +40,12 @@ _SECTIONS: dict[str, tuple[str, Callable[[Stage], Awaitable[Sequence[Figure]]]]]
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--only", choices=list(_SECTIONS), action="append", metavar="SECTION",
+        "--only",
+        choices=list(_SECTIONS),
+        action="append",
+        metavar="SECTION",
         help=f"one of {', '.join(_SECTIONS)}; may be given several times",
-    )  # fmt: skip
+    )
     parser.add_argument("--quick", action="store_true", help="measure little: to see that it works, not for figures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     return parser.parse_args(arguments)

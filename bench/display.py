@@ -58,11 +58,12 @@ class Display:
         """Say what is done now."""
         self._step = text
         if self._drawing is None:
-            self._console.print(f"{self._clock} [{self._begun}/{self._sections}] {self._title}: {text}", markup=False)
+            line = f"{self._clock} [{self._begun}/{self._sections}] {self._title}: {text}"
+            self._console.print(line, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Say something that stays."""
-        self._console.print(text, markup=False, style="red")
+        self._console.print(text, markup=False, style="red", soft_wrap=True)
 
     @property
     def _clock(self) -> str:

@@ -104,16 +104,16 @@ class Report:
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=_PLAIN_WIDTH, color_system=None)
-        console.print(self._table(), markup=True)
+        for name, fact in self.facts.items():
+            told = ", ".join(f"{key} {value}" for key, value in fact.items()) if isinstance(fact, dict) else fact
+            console.print(f"{name:<9} {told}", markup=False, soft_wrap=True)
+        console.print(self._table())
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_edge=False)
         for heading in ("", "measured", "", "target", "", "detail"):
             right = heading in ("measured", "target")
             table.add_column(heading, justify="right" if right else "left", no_wrap=heading not in ("", "detail"))
-        for name, fact in self.facts.items():
-            told = ", ".join(f"{key} {value}" for key, value in fact.items()) if isinstance(fact, dict) else str(fact)
-            table.add_row(f"[dim]{name}[/]", "", "", "", "", told)
         for section in self.sections:
             table.add_row()
             table.add_row(f"[bold]{section.title}[/]", "", "", "", "", f"[red]{section.broke}[/]")

@@ -7,7 +7,7 @@ import os
 import signal
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -139,3 +139,11 @@ def cpu_seconds(pid: int) -> float:
             times = one.cpu_times()
             total += times.user + times.system
     return total
+
+
+def pids_of(run: Mapping[str, Any]) -> dict[str, int]:
+    """Return the processes that a `run.json` tells of, by name: "services" for one that hosts all of them."""
+    by_pid: dict[int, list[str]] = {}
+    for one in run.get("processes", []):
+        by_pid.setdefault(one["pid"], []).append(one["name"])
+    return {names[0] if len(names) == 1 else "services": pid for pid, names in by_pid.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bench.stage import Broken, check_runs, environment, running
+from bench.stage import Broken, check_runs, environment, pids_of, running
 from cli.data import DataDirectory
 from weft.tasks import end
 
@@ -38,10 +38,7 @@ class System:
 
     def pids(self) -> dict[str, int]:
         """Return the processes by name; all services are "services" if they share one."""
-        by_pid: dict[int, list[str]] = {}
-        for one in (DataDirectory.at(self.data).read_run() or {}).get("processes", []):
-            by_pid.setdefault(one["pid"], []).append(one["name"])
-        return {names[0] if len(names) == 1 else "services": pid for pid, names in by_pid.items()}
+        return pids_of(DataDirectory.at(self.data).read_run() or {})
 
     def memory(self) -> dict[str, float]:
         """Return the resident memory of each process in MiB."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PR_SET_PDEATHSIG = 1
+_GRACE = 2
 
 
 class Server(uvicorn.Server):
@@ -39,9 +40,16 @@ async def serve(listener: socket.socket, ledger: Ledger) -> None:
     closing = asyncio.Event()
     app = make_app(ledger, closing)
     # Connections outlive the clients' own keep-alive, so that no request meets a connection about to close.
+    # One that is opened while the server stops is not told, and its client may go on using it: so a limit.
     server = Server(
         uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_keep_alive=75
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_GRACE,
         )
     )
 

@@ -12,6 +12,7 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
 from weft import logs
+from weft.clock import micros
 from weft.domain import new_id
 from weft.events import stream_of
 from weft.wire import Connection, HeaderLines
@@ -88,7 +89,10 @@ class Broker:
             except nats.errors.Error as error:
                 _log.debug("not everything could be sent before closing", error=str(error))
         if not self.client.is_closed:
-            await self.client.close()
+            try:
+                await self.client.close()
+            except OSError as error:
+                _log.debug("the connection was lost before it was closed", error=str(error))
 
     async def _complain(self, error: Exception) -> None:
         tell = _log.debug if self._complained or self.client.is_connected else _log.warning
@@ -100,6 +104,7 @@ class Broker:
         )
 
     async def _disconnected(self) -> None:
+        self.client.give_up_requests()
         if not self.client.is_closed:
             _log.warning("the broker is gone; reconnecting")
 
@@ -165,10 +170,15 @@ class Broker:
         info = await self.js.consumer_info(stream, name)
         return (info.delivered.stream_seq or 0) if info.delivered else 0
 
+    async def stream_state(self, stream: str) -> tuple[int, int]:
+        """Return when a stream was made (microseconds), and the number of its last message; 0 for none."""
+        info = await self.js.stream_info(stream)
+        return micros(info.created) if info.created else 0, info.state.last_seq
+
     async def last_seq(self, stream: str, subject: str = "") -> int:
         """Return the number of the last message in a stream, or of the last with a subject; 0 for none."""
         if not subject:
-            return (await self.js.stream_info(stream)).state.last_seq
+            return (await self.stream_state(stream))[1]
         try:
             return (await self.js.get_msg(stream, subject=subject, direct=False)).seq or 0
         except NotFoundError:
@@ -230,7 +240,7 @@ class Broker:
 
     async def _ask(self, subject: str, headers: HeaderLines, body: bytes) -> Msg:
         try:
-            return await self.client.request(subject, body, timeout=_TIMEOUT, headers=headers)  # type: ignore[arg-type]
+            return await self.client.request(subject, body, timeout=_TIMEOUT, headers=headers)
         except (nats.errors.Error, TimeoutError) as error:
             raise Unpublished(str(error) or type(error).__name__) from error
 

@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from weft import letters, logs, tables
-from weft.clock import micros
 from weft.database import is_lost
 from weft.domain import Unavailable, WeftError
 from weft.events import Delivery, Malformed, context_of, stream_of, subject_of
 from weft.leases import LeaseLost
 from weft.letters import Letter, RetryPolicy, describe
+from weft.parking import Parking
 from weft.pull import BrokerTrouble, Doubtful, Pull
-from weft.store import Conflict
 from weft.tasks import end
 from weft.work import Done, Load, Unit, UnitOfWork, attempt
 
@@ -41,7 +39,6 @@ H = TypeVar("H", bound=Handler)
 
 _log = logs.logger("weft.consumer")
 _progress = tables.progress
-_RETRY_KEYS = 50
 _CAUTIOUS_AFTER = 2
 _TRIES_ALONE = 3
 _CONFLICTS = 3
@@ -91,8 +88,9 @@ class Consumer:
         reader: Reader,
         batch_size: int,
         policy: RetryPolicy,
+        patience: float = 5.0,
     ) -> None:
-        """All `subscriptions` are of one context."""
+        """All `subscriptions` are of one context. `patience`: seconds of silence before a lease is another's."""
         self.context = context_of(subscriptions[0].type)
         self.stream = stream_of(self.context)
         self.name = f"{service}-from-{self.context.rpartition('.')[2]}"
@@ -103,12 +101,10 @@ class Consumer:
         self._reader = reader
         self._batch_size = batch_size
         self._policy = policy
-        self._pull = Pull(broker, self.stream, self.name, window=2 * batch_size)
+        self._pull = Pull(broker, self.stream, self.name, window=2 * batch_size, patience=patience)
+        self._parking = Parking(self.name, writer, policy, attempt=self._attempt, judge=self._judge)
         self._position = 0
         self._cautious_until = 0
-        # Keys with parked events and when their first is due; None: read them again from the database.
-        self._parked: dict[str, int] | None = None
-        self._parked_changed = asyncio.Event()
         self.attached = False
         """Whether it has been reading at least once."""
         broker.on_reconnect(lambda: self._pull.doubt("reconnected"))
@@ -120,22 +116,17 @@ class Consumer:
 
     async def run(self, lease: Lease) -> None:
         """Read and handle until cancelled, or until the lease is lost (`LeaseLost`)."""
-        await self._attach()
-        retries = asyncio.create_task(self._retry_parked(lease), name=f"weft-{self.name}-retries")
+        await self._attach(lease)
+        retries = asyncio.create_task(self._parking.retry(lease), name=f"weft-{self.name}-retries")
+        retries.add_done_callback(lambda _: self._pull.doubt("nothing is retried any more"))
         try:
-            while True:
+            while not retries.done():
                 try:
                     await self._handle_next(lease)
                 except (Doubtful, *BrokerTrouble) as doubt:
-                    _log.debug(
-                        "reading again from the position",
-                        consumer=self.name,
-                        position=self._position,
-                        why=str(doubt),
-                    )
-                    await self._start_pull()
-                if retries.done():
-                    retries.result()
+                    if not retries.done():
+                        await self._attach(lease, str(doubt))
+            retries.result()
         finally:
             await end(retries)
             await self._pull.stop()
@@ -151,73 +142,63 @@ class Consumer:
         query = select(_progress.c.position).where(_progress.c.consumer == self.name)
         return connection.execute(query).scalar() or 0
 
-    async def _attach(self) -> None:
-        """Find the position, make the consumer on the broker, and begin to read."""
-        complained = False
+    async def _attach(self, lease: Lease, why: str = "") -> None:
+        """Make the consumer on the broker, find the position in its stream, and begin to read there."""
+        if why:
+            _log.debug("reading again from the position", consumer=self.name, position=self._position, why=why)
+        complained, wait = False, 0.05
         while True:
             try:
                 await self._broker.ensure_stream(self.context)
                 await self._broker.ensure_consumer(self.stream, self.name, self.filters, 2 * self._batch_size)
                 delivered = await self._broker.delivered_seq(self.stream, self.name)
-                last = await self._broker.last_seq(self.stream)
-                break
+                made, last = await self._broker.stream_state(self.stream)
+                begin = partial(self._begin, lease=lease, delivered=delivered, made=made, last=last)
+                await self._writer.transact(begin)
+                self.attached = True  # before reading: whatever comes after is no new life of the process
+                await self._pull.start(self._position)
+                return
             except BrokerTrouble as error:
                 if not complained:
                     _log.warning("waiting for the broker", consumer=self.name, error=describe(error))
                     complained = True
-                await asyncio.sleep(0.2)
-        await self._writer.transact(lambda transaction: self._begin(transaction, delivered, last))
-        await self._start_pull()
-        self.attached = True
-
-    async def _start_pull(self) -> None:
-        wait = 0.05
-        while True:
-            try:
-                await self._pull.start(self._position)
-                return
-            except BrokerTrouble as error:
-                _log.debug("the broker does not answer", consumer=self.name, error=describe(error))
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 1.0)
 
-    def _begin(self, transaction: Transaction, delivered: int, last: int) -> None:
-        connection = transaction.connection
+    def _begin(self, t: Transaction, lease: Lease, delivered: int, made: int, last: int) -> None:
+        lease.check(t)
         here = _progress.c.consumer == self.name
-        row = connection.execute(_progress.select().where(here)).one_or_none()
-        self._parked = None
+        row = t.connection.execute(_progress.select().where(here)).one_or_none()
         if row is None:
-            first = {"consumer": self.name, "position": 0, "interrupted": 0, "trying": 0, "tries": 0}
-            connection.execute(_progress.insert().values(first))
-            return
+            first = {"position": 0, "stream_made": made, "interrupted": 0, "trying": 0, "tries": 0}
+            t.connection.execute(_progress.insert().values(consumer=self.name, **first))
+            row = t.connection.execute(_progress.select().where(here)).one()
         position = row.position
-        if position > last:
+        if row.stream_made != made or position > last:
             # The stream was made anew, or lost its tail: the inbox knows what of it was handled.
-            _log.error("the stream is shorter than what was handled; reading it from the start", consumer=self.name)
+            _log.error("the stream is not the one that was read; reading it from the start", consumer=self.name)
             position = 0
-        interrupted = row.interrupted + 1 if delivered > position else 0
-        connection.execute(_progress.update().where(here).values(position=position, interrupted=interrupted))
+        interrupted = row.interrupted
+        if not self.attached:
+            self._parking.begin(t, after_death=lease.orphaned)
+            interrupted = interrupted + 1 if delivered > position else 0
+        change = {"position": position, "stream_made": made, "interrupted": interrupted}
+        t.connection.execute(_progress.update().where(here).values(change))
         self._position = position
         self._cautious_until = delivered if interrupted > _CAUTIOUS_AFTER else 0
 
     async def _handle_next(self, lease: Lease) -> None:
         cautious = self._position < self._cautious_until
         deliveries = await self._pull.take(1 if cautious else self._batch_size)
-        if cautious and await self._writer.transact(lambda t: self._begin_alone(t, lease, deliveries[0])):
-            _log.error(
-                "an event that ends the process is set aside",
-                consumer=self.name,
-                event_id=deliveries[0].event_id,
-            )
-        else:
+        if not cautious or await self._writer.transact(lambda t: self._begin_alone(t, lease, deliveries[0])):
             await self._handle(lease, deliveries)
         self._position = deliveries[-1].seq
         await self._pull.acknowledge(self._position)
 
     async def _handle(self, lease: Lease, deliveries: Sequence[Delivery]) -> None:
-        """Handle a batch, however long the database takes to be there; one by one if its writes fail together."""
+        """Handle a batch, however long the database takes to be there; one by one if it cannot be saved together."""
         wait = 0.1
-        conflicts = 0
+        failures = 0
         failure: Exception | None = None
         while True:
             try:
@@ -226,17 +207,14 @@ class Consumer:
             except LeaseLost:
                 raise
             except Exception as error:
-                self._parked = None
-                if is_lost(error):
+                if is_lost(error) or failure is not None:
                     _log.warning("events wait for the database", consumer=self.name, error=describe(error))
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, 5.0)
                     continue
-                if not isinstance(error, (Conflict, SQLAlchemyError)):
-                    raise
                 if len(deliveries) == 1:
-                    conflicts += 1
-                    failure = error if conflicts >= _CONFLICTS else None
+                    failures += 1
+                    failure = error if failures >= _CONFLICTS else None
                     continue
             for delivery in deliveries:
                 await self._handle(lease, [delivery])
@@ -245,7 +223,7 @@ class Consumer:
     def _apply(self, t: Transaction, lease: Lease, deliveries: Sequence[Delivery], failure: Exception | None) -> None:
         """Handle a batch in a transaction. `failure` is what saving its only event raised before."""
         lease.check(t)
-        parked = self._heads(t)
+        parked = self._parking.heads(t)
         waiting: list[Letter] = []
         dead: list[Letter] = []
         units: list[tuple[Delivery, Unit[None]]] = []
@@ -253,7 +231,7 @@ class Consumer:
             try:
                 units.append((delivery, self._unit(delivery)))
             except Malformed as malformed:
-                dead.append(Letter(delivery, str(malformed), 0, _reason(malformed)))
+                dead.append(self._judge(delivery, malformed, 0))
         if failure is None:
             t.work.load(load for _, unit in units for load in unit.loads)
         blocked = set(parked)
@@ -263,23 +241,14 @@ class Consumer:
                 continue
             error = failure or _error_of(t.work, unit)
             if error is not None:
-                letter = self._letter(delivery, error, attempts=1)
+                letter = self._judge(delivery, error, 1)
                 (dead if letter.reason else waiting).append(letter)
                 if not letter.reason:
                     blocked.add(delivery.key)
         letters.bury(t, self.name, dead)
         due = letters.park(t, self.name, waiting, self._policy)
-        self._report(waiting, dead)
-        if due:
-            self._parked = {**due, **parked}
-            self._writer.soon(self._parked_changed.set)
+        self._parking.know(t, {**due, **parked} if due else parked)
         self._advance(t, deliveries[-1].seq)
-
-    def _heads(self, t: Transaction) -> dict[str, int]:
-        if self._parked is None:
-            self._parked = letters.heads(t, self.name)
-            self._writer.soon(self._parked_changed.set)
-        return self._parked
 
     def _new(self, t: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
         rows = [{"consumer": self.name, "event_id": one.event_id} for one in deliveries]
@@ -301,123 +270,51 @@ class Consumer:
             event = subscription.event.FromString(delivery.body)
         except DecodeError as error:
             raise Malformed(f"the body is no {delivery.type}: {error}") from error
+        try:
+            loads = tuple(self._loads[delivery.type](event))
+        except Exception:
+            loads = ()  # the handler, which needs the same, tells why
         handler = subscription.handler
-        return Unit(lambda work: handler(work, event), delivery.origin, tuple(self._loads[delivery.type](event)))
+        return Unit(lambda work: handler(work, event), delivery.origin, loads)
 
-    def _letter(self, delivery: Delivery, error: Exception, attempts: int, first_at: int | None = None) -> Letter:
-        """Return a letter for a failed event: without a reason it is to be tried again."""
+    def _attempt(self, t: Transaction, delivery: Delivery) -> Exception | None:
+        """Handle one event, and return its error."""
+        try:
+            return _error_of(t.work, self._unit(delivery))
+        except Malformed as malformed:
+            return malformed
+
+    def _judge(self, delivery: Delivery, error: Exception, attempts: int) -> Letter:
+        """Return a letter for an event that failed so often: without a reason it is to be tried again."""
         reason = ""
+        if isinstance(error, Malformed):
+            return Letter(delivery, str(error), attempts, _reason(error))
         if isinstance(error, WeftError) and not isinstance(error, Unavailable):
             reason = letters.REFUSED
         elif attempts >= self._policy.attempts:
             reason = letters.EXHAUSTED
-        return Letter(delivery, describe(error), attempts, reason, first_at)
+        return Letter(delivery, describe(error), attempts, reason)
 
     def _advance(self, t: Transaction, seq: int) -> None:
-        values = {"position": seq, "interrupted": 0, "trying": 0, "tries": 0}
+        values = {"position": seq, "trying": 0, "tries": 0}
+        if seq >= self._cautious_until:
+            values["interrupted"] = 0
         t.connection.execute(_progress.update().where(_progress.c.consumer == self.name).values(values))
 
     def _begin_alone(self, t: Transaction, lease: Lease, delivery: Delivery) -> bool:
-        """Before an event is tried alone, note it; True if that killed the process too often: it is dead now."""
+        """Before an event is tried alone, note it; false if that ended the process too often: it is dead now."""
         lease.check(t)
         here = _progress.c.consumer == self.name
         row = t.connection.execute(_progress.select().where(here)).one()
         tries = row.tries + 1 if row.trying == delivery.seq else 1
         if tries <= _TRIES_ALONE:
             t.connection.execute(_progress.update().where(here).values(trying=delivery.seq, tries=tries))
-            return False
-        self._new(t, [delivery])
-        letters.bury(
-            t,
-            self.name,
-            [Letter(delivery, "the process ended while it was handled", tries - 1, letters.CRASHED)],
-        )
+            return True
+        if self._new(t, [delivery]):
+            error = "the process ended while it was handled"
+            letters.bury(t, self.name, [Letter(delivery, error, tries - 1, letters.CRASHED)])
         self._advance(t, delivery.seq)
-        return True
-
-    async def _retry_parked(self, lease: Lease) -> None:
-        while True:
-            self._parked_changed.clear()
-            parked = self._parked or {}
-            now = micros(self._writer.clock.now())
-            due = sorted((key for key, at in parked.items() if at <= now), key=parked.__getitem__)[:_RETRY_KEYS]
-            if due:
-                await self._retry(lease, due)
-                continue
-            wait = min((at - now for at in parked.values()), default=1_000_000) / 1_000_000
-            try:
-                await asyncio.wait_for(self._parked_changed.wait(), min(wait, 1.0))
-            except TimeoutError:
-                continue
-
-    async def _retry(self, lease: Lease, keys: Sequence[str], failure: Exception | None = None) -> None:
-        try:
-            await self._writer.transact(lambda t: self._try_again(t, lease, keys, failure))
-        except LeaseLost:
-            raise
-        except Exception as error:
-            self._parked = None
-            if is_lost(error) or failure is not None:
-                _log.warning("parked events wait for the database", consumer=self.name, error=describe(error))
-                await asyncio.sleep(1.0)
-            elif len(keys) == 1:
-                await self._retry(lease, keys, error)
-            else:
-                for key in keys:
-                    await self._retry(lease, [key])
-
-    def _try_again(self, t: Transaction, lease: Lease, keys: Sequence[str], failure: Exception | None) -> None:
-        lease.check(t)
-        parked = dict(self._heads(t))
-        for key in keys:
-            next_at = self._try_key(t, key, failure)
-            if next_at is None:
-                parked.pop(key, None)
-            else:
-                parked[key] = next_at
-        self._parked = parked
-
-    def _try_key(self, t: Transaction, key: str, failure: Exception | None) -> int | None:
-        """Handle the parked events of a key, in order; return when to go on, None if all are done."""
-        while (row := letters.first_parked(t, self.name, key)) is not None:
-            delivery = letters.delivery_of(row)
-            try:
-                error = failure or _error_of(t.work, self._unit(delivery))
-            except Malformed as malformed:
-                error = malformed
-            failure = None
-            letter = None if error is None else self._letter(delivery, error, row.attempts + 1, row.first_at)
-            if letter is not None and isinstance(error, Malformed):
-                letter = Letter(delivery, str(error), row.attempts + 1, _reason(error), row.first_at)
-            if letter is not None and not letter.reason:
-                return letters.postpone(t, row, letter.error, self._policy)
-            letters.unpark(t, row)
-            if letter is not None:
-                letters.bury(t, self.name, [letter])
-                self._report([], [letter])
-        return None
-
-    def _report(self, waiting: Sequence[Letter], dead: Sequence[Letter]) -> None:
-        for letter in dead:
-            one = letter.delivery
-            _log.error(
-                "dead letter",
-                consumer=self.name,
-                event_id=one.event_id,
-                type=one.type,
-                reason=letter.reason,
-                error=letter.error,
-            )
-        for letter in waiting:
-            if letter.attempts:
-                one = letter.delivery
-                _log.warning(
-                    "event parked",
-                    consumer=self.name,
-                    event_id=one.event_id,
-                    type=one.type,
-                    error=letter.error,
-                )
+        return False
 
 
 class UnknownType(Malformed):

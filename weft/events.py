@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
 from weft.clock import from_micros
+from weft.domain import is_id
 from weft.tracing import TraceContext
 from weft.wire import HeaderLines, encode
 from weft.work import Origin
@@ -101,9 +103,9 @@ class Delivery(NamedTuple):
 
     @property
     def event_id(self) -> str:
-        """The CloudEvent's id; a message without a usable one is named by its place in the stream."""
+        """The CloudEvent's id; a message without a usable one is named by its place in the stream and its body."""
         given = self.headers.get("ce-id", "")
-        return given if _EVENT_ID.fullmatch(given) else f"{self.stream}:{self.seq}"
+        return given if _EVENT_ID.fullmatch(given) else f"{self.stream}:{self.seq}:{crc32(self.body):08x}"
 
     @property
     def type(self) -> str:
@@ -120,13 +122,16 @@ class Delivery(NamedTuple):
         """What follows from handling it goes back to this."""
         headers = self.headers
         trace = TraceContext.of(headers.get("traceparent", ""), headers.get("tracestate", ""))
-        return Origin(trace, headers.get(CORRELATION) or self.key, self.event_id)
+        correlation = headers.get(CORRELATION, "")
+        return Origin(trace, correlation if _EVENT_ID.fullmatch(correlation) else self.key, self.event_id)
 
     def check(self) -> None:
         """Raise `Malformed` unless the attributes that every event must have are there and agree."""
         for name in ("ce-id", "ce-type", "ce-subject"):
             if not _EVENT_ID.fullmatch(self.headers.get(name, "")):
                 raise Malformed(f"the header {name} is missing, or not 1 to 128 printable characters")
+        if not is_id(self.headers["ce-subject"]):
+            raise Malformed("the header ce-subject is no id: it must match [A-Za-z0-9_-]{1,64}")
         if self.subject != subject_of(self.type, self.headers["ce-subject"]):
             raise Malformed(
                 f"the subject is not {subject_of(self.type, self.headers['ce-subject'])}, as the headers say"

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
 
 from weft import logs, tables
 from weft.database import is_lost
 from weft.tasks import end
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from sqlalchemy import Row
 
     from weft.writer import Transaction, Writer
 
@@ -32,10 +36,12 @@ class LeaseLost(Exception):
 class Lease:
     """One held lease."""
 
-    def __init__(self, name: str, holder: str, epoch: int) -> None:
+    def __init__(self, name: str, holder: str, epoch: int, *, orphaned: bool = False) -> None:
         self.name = name
         self.holder = holder
         self.epoch = epoch
+        self.orphaned = orphaned
+        """Whether the one before did not give it back: perhaps it died of what it did."""
 
     def check(self, transaction: Transaction) -> None:
         """Prove in `transaction` that the lease is still held, and renew it. Raises `LeaseLost`."""
@@ -130,29 +136,39 @@ class Leases:
             _log.debug("leases were not released", error=str(error))
 
     def _take(self, transaction: Transaction) -> dict[str, Lease]:
-        connection = transaction.connection
-        query = _leases.select().where(_leases.c.name.in_(list(self._bodies))).order_by(_leases.c.name)
-        rows = {row.name: row for row in connection.execute(query.with_for_update())}
-        held = {}
-        for name in sorted(self._bodies):
-            row = rows.get(name)
-            if row is None:
-                connection.execute(_leases.insert().values(name=name, holder=self._holder, epoch=1, beat=0))
-                held[name] = Lease(name, self._holder, 1)
-                continue
+        rows = self._rows(transaction)
+        if missing := self._bodies.keys() - rows.keys():
+            free = [{"name": name, "holder": "", "epoch": 0, "beat": 0} for name in sorted(missing)]
+            transaction.sql.insert_new(transaction.connection, _leases, free, "name")
+            rows = self._rows(transaction)
+        held: dict[str, Lease] = {}
+        wanted: dict[str, Lease] = {}
+        for name, row in rows.items():
             mine = self._held.get(name)
-            epoch = row.epoch
-            if mine is None or mine.epoch != epoch:
-                if not self._may_take(name, (row.holder, row.epoch, row.beat)):
-                    continue
-                epoch += 1
-            elif self._alone:
-                held[name] = mine  # nobody watches for a sign of life
-                continue
-            change = {"holder": self._holder, "epoch": epoch, "beat": row.beat + 1}
-            connection.execute(_leases.update().where(_leases.c.name == name).values(change))
-            held[name] = Lease(name, self._holder, epoch)
+            if mine is not None and mine.epoch == row.epoch:
+                held[name] = wanted[name] = mine
+            elif self._may_take(name, (row.holder, row.epoch, row.beat)):
+                wanted[name] = Lease(name, self._holder, row.epoch + 1, orphaned=row.holder != "")
+        if self._alone:  # nobody watches for a sign of life
+            wanted = {name: lease for name, lease in wanted.items() if name not in held}
+        for name in self._free_to_change(transaction, wanted):
+            lease, row = wanted[name], rows[name]
+            change = {"holder": self._holder, "epoch": lease.epoch, "beat": row.beat + 1}
+            unchanged = (_leases.c.name == name) & (_leases.c.epoch == row.epoch)
+            if transaction.connection.execute(_leases.update().where(unchanged).values(change)).rowcount:
+                held[name] = lease
+            else:
+                held.pop(name, None)
         return held
+
+    def _rows(self, transaction: Transaction) -> dict[str, Row[Any]]:
+        query = _leases.select().where(_leases.c.name.in_(list(self._bodies))).order_by(_leases.c.name)
+        return {row.name: row for row in transaction.connection.execute(query)}
+
+    def _free_to_change(self, transaction: Transaction, wanted: Iterable[str]) -> list[str]:
+        """Lock leases, without waiting for one whose holder is in the midst of a transaction."""
+        query = select(_leases.c.name).where(_leases.c.name.in_(list(wanted))).order_by(_leases.c.name)
+        return list(transaction.connection.execute(query.with_for_update(skip_locked=True)).scalars())
 
     def _may_take(self, name: str, state: tuple[str, int, int]) -> bool:
         if self._alone or state[0] in ("", self._holder):

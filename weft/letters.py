@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from weft import tables
+from weft import logs, tables
 from weft.clock import micros
 from weft.events import Delivery
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from weft.writer import Transaction
 
+_log = logs.logger("weft.letters")
 _parked = tables.parked
 
 UNDECODABLE = "UNDECODABLE"
@@ -53,7 +55,7 @@ class RetryPolicy:
 
 def describe(error: BaseException) -> str:
     """Return an error in one line of bounded length."""
-    return f"{type(error).__name__}: {error}"[:2000]
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:2000]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,11 @@ def park(transaction: Transaction, consumer: str, letters: Sequence[Letter], pol
         rows.append({"consumer": consumer, "key": letter.delivery.key, **_columns(letter, now), "next_at": next_at})
     if rows:
         transaction.sql.insert_new(transaction.connection, _parked, rows, "event_id")
+        transaction.then.append(partial(_tell, "event parked", consumer, [one for one in letters if one.attempts]))
     return due
 
 
-def bury(transaction: Transaction, consumer: str, letters: Iterable[Letter]) -> None:
+def bury(transaction: Transaction, consumer: str, letters: Sequence[Letter]) -> None:
     """Make dead letters of deliveries, each with its reason."""
     now = micros(transaction.now)
     rows = [
@@ -92,6 +95,7 @@ def bury(transaction: Transaction, consumer: str, letters: Iterable[Letter]) -> 
     ]
     if rows:
         transaction.sql.insert_new(transaction.connection, tables.dead_letters, rows, "event_id")
+        transaction.then.append(partial(_tell, "dead letter", consumer, letters))
 
 
 def heads(transaction: Transaction, consumer: str) -> dict[str, int]:
@@ -123,13 +127,23 @@ def unpark(transaction: Transaction, row: Row[Any]) -> None:
     transaction.sql.delete(transaction.connection, _parked, [(row.consumer, row.event_id)])
 
 
-def postpone(transaction: Transaction, row: Row[Any], error: str, policy: RetryPolicy) -> int:
-    """Count another failed try of a parked event; return when the next is due (microseconds)."""
-    next_at = micros(transaction.now) + policy.delay(row.attempts + 1)
+def postpone(transaction: Transaction, row: Row[Any], attempts: int, error: str, policy: RetryPolicy) -> int:
+    """Note that a parked event failed so often; return when the next try is due (microseconds)."""
+    next_at = micros(transaction.now) + policy.delay(attempts)
     here = (_parked.c.consumer == row.consumer) & (_parked.c.event_id == row.event_id)
-    change = {"attempts": row.attempts + 1, "error": error, "next_at": next_at}
+    change = {"attempts": attempts, "error": error, "next_at": next_at}
     transaction.connection.execute(_parked.update().where(here).values(change))
     return next_at
+
+
+def _tell(what: str, consumer: str, letters: Iterable[Letter]) -> None:
+    for letter in letters:
+        one = letter.delivery
+        told = {"consumer": consumer, "event_id": one.event_id, "type": one.type, "error": letter.error}
+        if letter.reason:
+            _log.error(what, reason=letter.reason, attempts=letter.attempts, **told)
+        else:
+            _log.warning(what, **told)
 
 
 def _columns(letter: Letter, now: int) -> dict[str, Any]:

@@ -7,16 +7,20 @@ what is committed: a transaction forgets it when it begins, and knows it again o
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weft import letters, logs
 from weft.clock import micros
 from weft.database import is_lost
+from weft.leases import LeaseLost
 from weft.letters import Letter, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from sqlalchemy import Row
 
     from weft.events import Delivery
     from weft.leases import Lease
@@ -108,24 +112,29 @@ class Parking:
             return {}
 
     async def _retry_suspect(self, lease: Lease, key: str) -> None:
-        """Try one event alone, and count the try before: if it ends the process, it was not for nothing."""
-        if await self._transact(partial(self._count_try, lease=lease, key=key)):
-            await self._retry(lease, [key], most=1, counted=True)
+        """Try one event alone, and count the try before: if it ends the process, that was not for nothing."""
+        try:
+            if await self._writer.transact(partial(self._count_try, lease=lease, key=key)):
+                await self._retry(lease, [key], 1, counted=True)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            await self._wait_for_database(error)
         if key not in (self._due or ()):
             self._suspect.discard(key)
 
     def _count_try(self, t: Transaction, lease: Lease, key: str) -> bool:
+        """Count a try of the first event of a key; false if there is none, or if it had enough: it is dead now."""
         lease.check(t)
         due = dict(self.heads(t))
         row = letters.first_parked(t, self._consumer, key)
-        goes_on = row is not None and row.attempts + 1 < self._policy.attempts
+        goes_on = row is not None and row.attempts < self._policy.attempts
         if row is None:
             due.pop(key, None)
         elif goes_on:
-            due[key] = letters.postpone(t, row, _ENDED, self._policy, row.attempts + 1)
+            due[key] = letters.postpone(t, row, row.attempts + 1, _ENDED, self._policy)
         else:
-            letters.unpark(t, row)
-            letters.bury(t, self._consumer, [_letter_of(row, _ENDED, row.attempts + 1, letters.CRASHED)])
+            self._bury(t, row, Letter(letters.delivery_of(row), _ENDED, row.attempts, letters.CRASHED))
             due = letters.heads(t, self._consumer)
         self.know(t, due)
         return goes_on
@@ -139,16 +148,71 @@ class Parking:
         counted: bool = False,
         failure: Exception | None = None,
     ) -> None:
-        """Try keys together; if what they did cannot be saved, event by event: each fails by its own fault."""
+        """Try keys together; if what they did cannot be saved, one by one: each event fails by its own fault."""
         body = partial(self._try_again, lease=lease, keys=keys, most=most, counted=counted, failure=failure)
-        error = await self._error_of(body)
+        try:
+            await self._writer.transact(body)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if is_lost(error) or failure is not None:
+                await self._wait_for_database(error)
+            elif len(keys) == 1 and most == 1:
+                await self._retry(lease, keys, 1, counted=counted, failure=error)
+            else:
+                for key in keys:
+                    await self._retry_one_by_one(lease, key)
+
+    async def _retry_one_by_one(self, lease: Lease, key: str) -> None:
+        """Try events of a key alone, until one fails."""
+        for _ in range(_EVENTS_TOGETHER):
+            await self._retry(lease, [key], 1)
+            next_at = (self._due or {}).get(key)
+            if next_at is None or next_at > micros(self._writer.clock.now()):
+                return
+
+    async def _wait_for_database(self, error: Exception) -> None:
+        _log.warning("parked events wait for the database", consumer=self._consumer, error=describe(error))
+        await asyncio.sleep(_LOOK_AGAIN)
+
+    def _try_again(
+        self,
+        t: Transaction,
+        lease: Lease,
+        keys: Sequence[str],
+        most: int,
+        counted: bool,
+        failure: Exception | None,
+    ) -> None:
+        """Handle at most so many events. `failure` is what saving the only one raised before."""
+        lease.check(t)
+        due = dict(self.heads(t))
+        for key in keys:
+            while most > 0 and (row := letters.first_parked(t, self._consumer, key)) is not None:
+                most -= 1
+                next_at = self._try(t, row, row.attempts + (not counted), failure)
+                if next_at is not None:
+                    due[key] = next_at
+                    break
+                due[key] = micros(t.now)
+            else:
+                if most > 0:
+                    due.pop(key, None)
+        self.know(t, due)
+
+    def _try(self, t: Transaction, row: Row[Any], attempts: int, failure: Exception | None) -> int | None:
+        """Handle one event; return when to try it again, None if it is done or dead."""
+        delivery = letters.delivery_of(row)
+        error = failure or self._attempt(t, delivery)
         if error is None:
-            return
-        if failure is not None:
-            _log.error("parked events cannot be saved", consumer=self._consumer, error=describe(error))
-            await asyncio.sleep(_LOOK_AGAIN)
-        elif len(keys) == 1 and most == 1:
-            await self._retry(lease, keys, 1, counted=counted, failure=error)
-        else:
-            for key in keys:
-                await self._retry(lease, [key], 1)
+            letters.unpark(t, row)
+            return None
+        letter = self._judge(delivery, error, attempts)
+        if not letter.reason:
+            return letters.postpone(t, row, attempts, letter.error, self._policy)
+        self._bury(t, row, letter)
+        return None
+
+    def _bury(self, t: Transaction, row: Row[Any], letter: Letter) -> None:
+        letters.unpark(t, row)
+        letters.bury(t, self._consumer, [replace(letter, first_at=row.first_at)])

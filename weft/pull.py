@@ -23,20 +23,24 @@ if TYPE_CHECKING:
     from weft.broker import Broker
 
 _log = logs.logger("weft.pull")
-_EXPIRES = 30.0
-_HEARTBEAT = 5.0
 _NANOS = 1_000_000_000
 
 
 class Pull:
     """Messages of one consumer, in order and without gaps, from just after a position."""
 
-    def __init__(self, broker: Broker, stream: str, consumer: str, *, window: int) -> None:
-        """Keep at most `window` messages here that are not taken yet."""
+    def __init__(self, broker: Broker, stream: str, consumer: str, *, window: int, patience: float) -> None:
+        """Keep at most `window` messages here that are not taken yet.
+
+        After `patience` seconds of silence another instance may read: what a paused one has asked for must have
+        expired by then, or it would get messages that are meant for its successor.
+        """
         self._broker = broker
         self._stream = stream
         self._consumer = consumer
         self._window = window
+        self._expires = max(patience * 0.6, 1.0)
+        self._heartbeat = self._expires / 2.5
         self._waiting: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._subscription: Subscription | None = None
@@ -45,7 +49,6 @@ class Pull:
         self._last_seq = 0
         self._last_heard = 0.0
         self._broken = ""
-        self._ack_subject = ""
         self._replies: deque[tuple[int, str]] = deque()
 
     async def start(self, position: int) -> None:
@@ -91,9 +94,9 @@ class Pull:
             self._arrived.clear()
             await self._ask()
             try:
-                await asyncio.wait_for(self._arrived.wait(), _HEARTBEAT)
+                await asyncio.wait_for(self._arrived.wait(), self._heartbeat)
             except TimeoutError:
-                if asyncio.get_running_loop().time() - self._last_heard > 2.5 * _HEARTBEAT:
+                if asyncio.get_running_loop().time() - self._last_heard > 4 * self._heartbeat:
                     self.doubt("the broker is silent")
         self._check()
         # Those of a burst that are on the socket already come along.
@@ -125,8 +128,8 @@ class Pull:
         self._asked += wanted
         body = {
             "batch": wanted,
-            "expires": int(_EXPIRES * _NANOS),
-            "idle_heartbeat": int(_HEARTBEAT * _NANOS),
+            "expires": int(self._expires * _NANOS),
+            "idle_heartbeat": int(self._heartbeat * _NANOS),
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         try:
@@ -157,6 +160,8 @@ class Pull:
 
     def _hear(self, status: str, headers: dict[str, str]) -> None:
         if status == "100":  # idle heartbeat
+            if int(headers.get("Nats-Last-Consumer", "0")) > self._last_consumer_seq:
+                self.doubt("somebody else got messages of this consumer")
             return
         if status in ("404", "408"):  # what was asked for has expired
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._window)))

@@ -59,6 +59,7 @@ class Relay:
         self._starts_intents = starts_intents
         self._retention = int(retention_hours * 3_600_000_000)
         self._woken = asyncio.Event()
+        broker.on_reconnect(self.wake)
 
     def wake(self) -> None:
         """Say that something was committed."""

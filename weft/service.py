@@ -85,6 +85,7 @@ class Service:
             host=settings.grpc_host,
             port=settings.grpc_port,
             default_deadline=settings.default_deadline,
+            port_setting=self._port_setting("GRPC"),
         )
         self.consumers: list[Consumer] = []
         self._kinds: list[Intent | Timer] = []
@@ -117,6 +118,7 @@ class Service:
                 reader=self.reader,
                 batch_size=self.settings.batch_size,
                 policy=self._policy,
+                patience=self.settings.lease_seconds,
             )
             self.consumers.append(consumer)
 
@@ -153,10 +155,15 @@ class Service:
     async def _listen(self) -> None:
         settings = self.settings
         checks = {"started": lambda: self.ready}
-        ops = OpsServer(settings.grpc_host, settings.ops_port, checks, self.metrics)
+        ops = OpsServer(
+            settings.grpc_host, settings.ops_port, checks, self.metrics, port_setting=self._port_setting("OPS")
+        )
         self.ops_port = await ops.start()
         self._closing.push_async_callback(ops.close)
         await self.grpc.start()
+
+    def _port_setting(self, kind: str) -> str:
+        return f"WEFT_{kind}_PORT (where one process hosts all services, WEFT_{self.name.upper()}_{kind}_PORT)"
 
     async def _work(self) -> None:
         """Connect to the broker, then relay, read streams and act on intents as the leases allow."""

@@ -58,6 +58,8 @@ progress = Table(
     Column("consumer", Text, primary_key=True),
     # The stream's sequence up to which everything is handled, parked or dead.
     Column("position", BigInteger, nullable=False),
+    # When that stream was made: another one of the same name is read from its beginning.
+    Column("stream_made", BigInteger, nullable=False),
     # Starts in a row that found deliveries which their receiver never committed.
     Column("interrupted", Integer, nullable=False),
     # The sequence that is being tried alone, and how often that was begun.
@@ -99,7 +101,7 @@ dead_letters = Table(
     Column("died_at", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
-Index("dead_letters_once", dead_letters.c.consumer, dead_letters.c.stream, dead_letters.c.seq, unique=True)
+Index("dead_letters_once", dead_letters.c.consumer, dead_letters.c.event_id, unique=True)
 
 intents = Table(
     "intents",

@@ -16,10 +16,11 @@ from nats.errors import ConnectionClosedError
 from nats.protocol.command import hpub_cmd
 
 if TYPE_CHECKING:
+    from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
 
 _FIRST_LINE = b"NATS/1.0\r\n"
-_LINE = re.compile(r"([^:\s]+): ([^\r\n]*)\r\n")
+_LINE = re.compile(r"^([!-9;-~]+): ((?:\S(?:[^\r\n]*\S)?)?)\r\n", re.MULTILINE)
 
 
 class HeaderLines(bytes):
@@ -44,6 +45,35 @@ class Connection(Client):
     def __init__(self) -> None:
         super().__init__()
         self._sinks: dict[int, Sink] = {}
+
+    async def close(self) -> None:
+        """Close; what waits for a lost connection is forgotten."""
+        if not self.is_connected:
+            # nats-py would try to send it, fail, and leave its subscriptions' tasks behind.
+            self._pending, self._pending_data_size = [], 0
+        await super().close()
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,
+        old_style: bool = False,
+        headers: Any = None,
+    ) -> Msg:
+        """Ask as nats-py does, but over a connection that stands: nothing is kept to be sent later.
+
+        Raises `nats.errors.Error`, at once when there is no connection or when it is lost (`give_up_requests`).
+        """
+        if not self.is_connected:
+            raise ConnectionClosedError
+        return await super().request(subject, payload, timeout, old_style, headers)
+
+    def give_up_requests(self) -> None:
+        """Have the requests in progress raise: the connection on which they would be answered is lost."""
+        for waiting in list(self._resp_map.values()):
+            if not waiting.done():
+                waiting.set_exception(ConnectionClosedError())
 
     async def publish_all(self, messages: Iterable[tuple[str, HeaderLines, bytes]]) -> None:
         """Publish messages, none of which asks for a reply, with one write.
@@ -79,7 +109,7 @@ class Connection(Client):
         if found is None:
             found = await super()._process_headers(headers) or {}
         try:
-            sink(subject.decode(), reply.decode(), found, data)
+            sink(subject.decode("utf-8", "replace"), reply.decode(), found, data)
         except Exception as error:  # else it would end the task that reads for everybody
             await self._error_cb(error)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from weft import logs
+from weft.database import is_lost
 from weft.domain import Unavailable
 from weft.store import Conflict
 from weft.work import Done, Failed, Flushed, Origin, Unit, UnitOfWork, attempt
@@ -60,6 +61,8 @@ class Transaction:
         self.sql = database.sql
         self.now = clock.now()
         self._work: UnitOfWork | None = None
+        self.then: list[Callable[[], None]] = []
+        """Called once it is committed, in the writer's thread, before the next one begins."""
 
     @property
     def work(self) -> UnitOfWork:
@@ -171,7 +174,8 @@ class Writer:
         try:
             outcomes, flushed = self._in_transaction(lambda transaction: transaction.run(units))
         except Exception as error:
-            if not _may_work_again(error) or tries >= _ATTEMPTS:
+            may_work = _may_work_again(error) if len(commands) == 1 else not is_lost(error)
+            if not may_work or tries >= _ATTEMPTS:
                 self._settle([(c.future, Failed(error)) for c in commands], Flushed())
                 return
             # Together they failed: alone, each succeeds or fails by its own fault.
@@ -196,6 +200,8 @@ class Writer:
                 transaction = Transaction(self._connection, self._database, self.clock)
                 value = body(transaction)
                 flushed = transaction.flush()
+            for call in transaction.then:
+                call()
         except DBAPIError:
             self._disconnect()
             raise

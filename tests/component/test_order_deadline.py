@@ -6,6 +6,7 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
 from sqlalchemy import text
 
 from commerce.inventory.v1.inventory_events_pb2 import InventoryRejected
@@ -20,7 +21,6 @@ from weft.clock import ManualClock
 from weft.testing import eventually
 
 if TYPE_CHECKING:
-    import pytest
     from sqlalchemy import Connection
 
     from services.order.settings import Settings
@@ -40,7 +40,8 @@ async def due_at(orders: Orders) -> int | None:
     """Return when the only deadline is due, in microseconds; None while it waits for the publication."""
 
     def select(connection: Connection) -> int | None:
-        return connection.execute(text("SELECT due_at FROM intents")).scalar_one()
+        due: int | None = connection.execute(text("SELECT due_at FROM intents")).scalar_one()
+        return due
 
     return await orders.service.reader.run(select)
 
@@ -130,6 +131,7 @@ async def all_began(orders: Orders) -> bool:
     return await count(orders.service, "intents", "due_at IS NULL") == 0
 
 
+@pytest.mark.parametrize("database_server", ["sqlite"], indirect=True)
 async def test_while_the_broker_is_away_no_deadline_cancels_an_order(
     order_settings: Settings, streams: Streams, broker: NatsServer, caplog: pytest.LogCaptureFixture
 ) -> None:

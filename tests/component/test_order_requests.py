@@ -87,11 +87,11 @@ async def test_an_order_that_was_dispatched_meanwhile_is_not_cancelled(orders: O
     order_id = (await orders.place()).order_id
     await orders.hears(prepared(order_id))
     await orders.cancel(order_id)
-    for event, state in (
+    for heard, state in (
         (dispatched(order_id), api.ORDER_STATE_SHIPPED),
         (delivered(order_id), api.ORDER_STATE_COMPLETED),
     ):
-        await orders.hears(event)
+        await orders.hears(heard)
         error = await refusal(orders.cancel(order_id))
         assert (error.code(), reason(error)) == (
             grpc.StatusCode.FAILED_PRECONDITION,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.flow.systems import WholeSystem
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 TIMEOUT = 10.0
 _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -107,16 +107,14 @@ class Shop:
         answer = await self._orders.GetOrder(orders.GetOrderRequest(order_id=order_id), timeout=TIMEOUT)
         return answer.order
 
-    async def becomes(self, order_id: str, *states: str, timeout: float = PATIENCE) -> orders.Order:
+    async def becomes(self, order_id: str, *states: str) -> orders.Order:
         """Return an order once it is in one of `states`, or a state that none of them can follow."""
 
         async def look() -> orders.Order | None:
             order = await self.find(order_id)
-            seen.append(state_of(order))
             return order if state_of(order) in {*states, "COMPLETED", "CANCELLED"} else None
 
-        seen: list[str] = []
-        order = await eventually(look, timeout, f"{order_id} becomes {' or '.join(states)}")
+        order = await eventually(look, PATIENCE, f"{order_id} becomes {' or '.join(states)}")
         assert order is not None
         assert state_of(order) in states, f"{order_id} became {state_of(order)} ({reason_of(order)})"
         return order
@@ -150,6 +148,12 @@ class Shop:
             token = page.next_page_token
             if not token:
                 return found
+
+    async def payment_state(self, order_id: str) -> str:
+        """Return where the payment of an order is."""
+        request = payments.GetPaymentRequest(order_id=order_id)
+        payment = (await self._payments.GetPayment(request, timeout=TIMEOUT)).payment
+        return payments.PaymentState.Name(payment.state).removeprefix("PAYMENT_STATE_")
 
     async def shipment_state(self, order_id: str) -> str:
         """Return where the shipment of an order is."""

@@ -43,7 +43,7 @@ class WholeSystem:
         self.restocked: Counter[str] = Counter()
         """How many pieces of each sku were ever put into stock."""
         self.strangers: set[str] = set()
-        """Ids of events that somebody else published, which may become dead letters."""
+        """What events that somebody else published are about; these may become dead letters."""
         self._output = folder / "output"
         self._settings = settings or {}
         self._up: subprocess.Popen[bytes] | None = None

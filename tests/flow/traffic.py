@@ -29,7 +29,7 @@ _ANY_PIECES = 100_000
 
 
 class Traffic:
-    """Orders of every kind at an even rate, within an `async with`."""
+    """Orders of every kind at an even rate, and some at once, within an `async with`."""
 
     def __init__(self, shop: Shop) -> None:
         self.accepted: dict[str, str] = {}
@@ -37,6 +37,7 @@ class Traffic:
         self.refused: list[str] = []
         """What was answered instead; such an order may have been taken nevertheless."""
         self._shop = shop
+        self._kinds = cycle(_KINDS)
         self._customers: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -50,6 +51,10 @@ class Traffic:
         await asyncio.gather(self._coming, *self._customers, return_exceptions=True)
         for customer in self._customers:
             customer.result()
+
+    def rush(self, orders: int = 12) -> None:
+        """Have so many customers come at once."""
+        self._customers |= {asyncio.create_task(self._buy(next(self._kinds))) for _ in range(orders)}
 
     async def more(self, orders: int = 3) -> None:
         """Return once so many more orders were accepted."""
@@ -66,8 +71,8 @@ class Traffic:
         assert not wrong, f"ended, and should have ended: {wrong}"
 
     async def _come(self) -> None:
-        for kind in cycle(_KINDS):
-            self._customers.add(asyncio.create_task(self._buy(kind)))
+        while True:
+            self.rush(1)
             await asyncio.sleep(1 / RATE)
 
     async def _buy(self, kind: str) -> None:

@@ -62,6 +62,7 @@ def upgrade() -> None:
         "progress",
         sa.Column("consumer", sa.Text, primary_key=True),
         sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("stream_made", sa.BigInteger, nullable=False),
         sa.Column("interrupted", sa.Integer, nullable=False),
         sa.Column("trying", sa.BigInteger, nullable=False),
         sa.Column("tries", sa.Integer, nullable=False),
@@ -86,7 +87,7 @@ def upgrade() -> None:
         sa.Column("died_at", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
     )
-    op.create_index("dead_letters_once", "dead_letters", ["consumer", "stream", "seq"], unique=True)
+    op.create_index("dead_letters_once", "dead_letters", ["consumer", "event_id"], unique=True)
     op.create_table(
         "intents",
         sa.Column("kind", sa.Text, primary_key=True),

@@ -84,6 +84,7 @@ class Feed:
 
     def __init__(self, url: str) -> None:
         self.broker = Broker(url, "feed")
+        self._readers: dict[str, EventReader] = {}
 
     async def __aenter__(self) -> Self:
         await self.broker.connect()
@@ -110,7 +111,10 @@ class Feed:
             messages.append((subject_of(name, key), encode(told), event.SerializeToString()))
         done = 0
         while done < len(messages):
-            done += await self.broker.publish(messages[done : done + 500])
+            stored = await self.broker.publish(messages[done : done + 500])
+            if not stored:
+                await asyncio.sleep(0.02)
+            done += stored
         return list(ids)
 
     async def send_bytes(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> int:
@@ -119,7 +123,8 @@ class Feed:
 
     async def published(self, context: str = "commerce.inventory") -> list[StoredEvent]:
         """Return what the stream of a context holds, the toy's by default."""
-        return await EventReader(self.broker.js, stream_of(context)).read()
+        reader = self._readers.setdefault(context, EventReader(self.broker.js, stream_of(context)))
+        return await reader.read()
 
     async def numbers_published(self, account: str) -> list[int]:
         """Return the numbers of the tasks of an account that the toy told of, in order."""
