@@ -43,6 +43,7 @@ _CAUTIOUS_AFTER = 2
 _TRIES_ALONE = 3
 _CONFLICTS = 3
 _LOOK_AGAIN = 0.05
+_PROMPT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,12 @@ class Consumer:
             await self._pull.stop()
 
     async def caught_up(self) -> None:
-        """Return once everything is handled that the stream holds now for this consumer."""
-        last = max(await asyncio.gather(*(self._broker.last_seq(self.stream, one) for one in self.filters)))
+        """Return once everything is handled that the stream holds now for this consumer.
+
+        Raises one of `BrokerTrouble` if the broker cannot tell, promptly, what that is.
+        """
+        async with asyncio.timeout(_PROMPT):
+            last = max(await asyncio.gather(*(self._broker.last_seq(self.stream, one) for one in self.filters)))
         # Asked of the database: another instance may be the one that reads.
         while await self._reader.run(self._committed_position) < last:  # noqa: ASYNC110 - rare, and another's doing
             await asyncio.sleep(_LOOK_AGAIN)

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import SQLITE_ERROR
 from typing import IO, TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -143,6 +144,8 @@ def _operations(context: Any) -> Iterator[None]:
 
 def is_lost(error: BaseException) -> bool:
     """Tell whether `error` is the database's trouble (gone, locked, full), which no handler can mend."""
+    if isinstance(error, OperationalError) and getattr(error.orig, "sqlite_errorcode", None) == SQLITE_ERROR:
+        return False  # a wrong statement, which PostgreSQL's driver calls a programming error
     return isinstance(error, (OperationalError, InterfaceError)) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )

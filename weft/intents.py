@@ -61,8 +61,9 @@ class Intent:
 class Timer:
     """A kind of promise that needs no call: `fire(work, key, payload)` runs when it is due.
 
-    With `after_streams` it waits until the service has handled everything that its streams held when the
-    timer came due, so that an outage is never mistaken for somebody's silence.
+    With `after_streams` an outage is never mistaken for somebody's silence: the time counts only while the service
+    is in touch with the broker, without a break, and then it waits until the service has handled everything that
+    its streams held when the timer came due.
     """
 
     kind: str
@@ -76,6 +77,8 @@ class _Outcome:
     row: Row[Any]
     value: Any = None
     error: Exception | None = None
+    later: int = 0
+    """Microseconds until it is due again, for a timer that does not count yet."""
 
 
 class Intents:
@@ -89,15 +92,18 @@ class Intents:
         *,
         resumed: Callable[[TraceContext], Any],
         caught_up: Callable[[], Awaitable[None]],
+        in_touch: Callable[[], int],
         at_once: int,
         policy: RetryPolicy,
     ) -> None:
-        """`resumed` makes a trace context current; `caught_up` returns when all streams are handled."""
+        """`resumed` makes a trace context current; `caught_up` returns when all streams are handled; `in_touch`
+        tells for how many microseconds the broker has been there without a break."""
         self._kinds = {kind.kind: kind for kind in kinds}
         self._writer = writer
         self._reader = reader
         self._resumed = resumed
         self._caught_up = caught_up
+        self._in_touch = in_touch
         self._at_once = at_once
         self._policy = policy
         self._woken = asyncio.Event()
@@ -176,19 +182,17 @@ class Intents:
             self._outcome(_Outcome(row, value))
 
     async def _fire(self, rows: Sequence[Row[Any]]) -> None:
+        away = False
         try:
             if any(self._waits(row) for row in rows):
                 await self._caught_up()
-        except (*BrokerTrouble, TimeoutError) as error:
-            # The broker is away: nobody's silence means anything now.
+        except BrokerTrouble as error:
             _log.debug("timers wait for the broker", error=describe(error))
-            await asyncio.sleep(_SWEEP)
-            for row in rows:
-                self._running.pop((row.kind, row.key), None)
-            self._woken.set()
-            return
+            away = True
+        in_touch = 0 if away else self._in_touch()
         for row in rows:
-            self._outcome(_Outcome(row))
+            later = max(0, row.delay - in_touch) if self._waits(row) else 0
+            self._outcome(_Outcome(row, later=later))
 
     def _waits(self, row: Row[Any]) -> bool:
         kind = self._kinds[row.kind]
@@ -242,6 +246,10 @@ class Intents:
         """Settle what is still open; what fails, or is not known yet, is due again later."""
         lease.check(t)
         open_ones = self._still_open(t, outcomes)
+        for one in open_ones:
+            if one.later:
+                self._delay(t, one.row, {"due_at": micros(t.now) + one.later})
+        open_ones = [one for one in open_ones if not one.later]
         known = [one for one in open_ones if one.error is None]
         results = t.run([self._unit(one) for one in known])
         done: list[Place] = []

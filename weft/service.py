@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from weft import logs
 from weft.broker import Broker
 from weft.changes import Changes
-from weft.clock import Clock
+from weft.clock import Clock, micros
 from weft.consumer import Consumer, Subscription
 from weft.database import Database
 from weft.events import context_of
@@ -96,6 +96,7 @@ class Service:
         self._resources: list[Callable[[], Awaitable[None]]] = []
         self._closing = AsyncExitStack()
         self._failed: asyncio.Future[None] | None = None
+        self._in_touch_since = 0
         self.ops_port = 0
         self.ready = False
         """Whether it has done what its start asks for: calls are served and streams are read."""
@@ -167,7 +168,9 @@ class Service:
 
     async def _work(self) -> None:
         """Connect to the broker, then relay, read streams and act on intents as the leases allow."""
+        self.broker.on_reconnect(self._touched)
         await self.broker.connect()
+        self._touched()
         await self._make_stream()
         settings = self.settings
         leases = Leases(self.writer, settings.instance, alone=self.database.is_sqlite, patience=settings.lease_seconds)
@@ -189,6 +192,7 @@ class Service:
                 self.reader,
                 resumed=self.tracing.resumed,
                 caught_up=self._caught_up,
+                in_touch=lambda: micros(self.writer.clock.now()) - self._in_touch_since,
                 at_once=settings.intents_at_once,
                 policy=self._policy,
             )
@@ -218,6 +222,9 @@ class Service:
         self.grpc.set_ready()
         self.ready = True
         _log.info("ready", grpc_port=self.grpc.port, ops_port=self.ops_port)
+
+    def _touched(self) -> None:
+        self._in_touch_since = micros(self.writer.clock.now())
 
     async def _caught_up(self) -> None:
         await asyncio.gather(*(consumer.caught_up() for consumer in self.consumers))

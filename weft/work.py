@@ -159,6 +159,7 @@ class UnitOfWork:
 
     def withdraw(self, kind: str, key: str) -> None:
         """Take back an open promise, if there is one."""
+        self._intended = [row for row in self._intended if (row["kind"], row["key"]) != (kind, key)]
         self._withdrawn.append((kind, key))
 
     def load(self, loads: Iterable[Load]) -> None:

@@ -174,7 +174,7 @@ class Writer:
         try:
             outcomes, flushed = self._in_transaction(lambda transaction: transaction.run(units))
         except Exception as error:
-            may_work = _may_work_again(error) if len(commands) == 1 else not is_lost(error)
+            may_work = _may_work_again(error) or (len(commands) > 1 and not is_lost(error))
             if not may_work or tries >= _ATTEMPTS:
                 self._settle([(c.future, Failed(error)) for c in commands], Flushed())
                 return
@@ -227,7 +227,7 @@ class Writer:
             if future.done():
                 continue
             if isinstance(outcome, Failed):
-                future.set_exception(outcome.error)
+                future.set_exception(_raisable(outcome.error))
             else:
                 future.set_result(outcome.value)
 
@@ -256,6 +256,15 @@ class Reader:
 
 def _in_context(command: _Command) -> Callable[[UnitOfWork], Any]:
     return lambda work: command.context.copy().run(command.unit.run, work)
+
+
+def _raisable(error: Exception) -> Exception:
+    """Return an error that a future can take: a `StopIteration` would look like the end of whoever awaits it."""
+    if not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError("the command raised StopIteration")
+    told.__cause__ = error
+    return told
 
 
 def _may_work_again(error: Exception) -> bool:

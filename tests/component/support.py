@@ -99,6 +99,11 @@ class Streams:
     async def __aexit__(self, *_: object) -> None:
         await self._broker.close()
 
+    @property
+    def connected(self) -> bool:
+        """Whether the others have the broker now."""
+        return self._broker.connected
+
     async def publish(self, event: Message, key: str = "", **changed: str | None) -> str:
         """Publish an event as the service that owns its type would; return its id.
 
