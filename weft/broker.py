@@ -45,6 +45,7 @@ class Broker:
         self._url = url
         self._name = name
         self._complained = False
+        self._refused = False
         self._on_reconnect: list[Callable[[], None]] = []
         self.client = Connection()
         self.js: JetStreamContext = self.client.jetstream(timeout=_TIMEOUT)
@@ -209,8 +210,11 @@ class Broker:
             try:
                 await self._publish_one(message)
             except Unpublished as error:
-                _log.warning("the broker did not take an event", subject=message[0], error=str(error))
+                tell = _log.debug if self._refused else _log.warning
+                tell("the broker did not take an event", subject=message[0], error=str(error))
+                self._refused = True
                 return count
+        self._refused = False
         return len(messages)
 
     async def _publish_one(self, message: Outgoing) -> None:

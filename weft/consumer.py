@@ -25,7 +25,7 @@ from weft.letters import Letter, RetryPolicy, describe
 from weft.parking import Parking
 from weft.pull import BrokerTrouble, Doubtful, Pull
 from weft.tasks import end
-from weft.work import Done, Load, Unit, UnitOfWork, attempt
+from weft.work import Done, Load, Origin, Unit, UnitOfWork, attempt
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -279,8 +279,14 @@ class Consumer:
             loads = tuple(self._loads[delivery.type](event))
         except Exception:
             loads = ()  # the handler, which needs the same, tells why
-        handler = subscription.handler
-        return Unit(lambda work: handler(work, event), delivery.origin, loads)
+        handler, origin = subscription.handler, delivery.origin
+        ids = logs.BoundLater(partial(_ids_of, delivery, event, origin))
+
+        def run(work: UnitOfWork) -> None:
+            with ids:
+                handler(work, event)
+
+        return Unit(run, origin, loads)
 
     def _attempt(self, t: Transaction, delivery: Delivery) -> Exception | None:
         """Handle one event, and return its error."""
@@ -324,6 +330,12 @@ class Consumer:
 
 class UnknownType(Malformed):
     """The event is of a type that the consumer did not subscribe to."""
+
+
+def _ids_of(delivery: Delivery, event: Message, origin: Origin) -> dict[str, object]:
+    """Return what the lines of a handler are about."""
+    ids: dict[str, object] = {**logs.ids_of(event), "event_id": delivery.event_id, "type": delivery.type}
+    return {**ids, **origin.trace.ids}
 
 
 def _reason(error: Malformed) -> str:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from sqlite3 import SQLITE_ERROR
 from typing import IO, TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _CHASSIS_SCRIPTS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x57454654  # any number, the same for all instances of all versions
+_URLS = "use sqlite:////path/of/file.db or postgresql://user@host/name"
 _alembic = threading.Lock()
 """Migration scripts find their connection in a variable of Alembic's module: one migration at a time."""
 
@@ -35,8 +37,10 @@ class Database:
     lock at their beginning. `read` serves any number of threads, each statement on its own.
     """
 
-    def __init__(self, url: str, *, migrations: Path, read_threads: int = 4) -> None:
+    def __init__(self, url: str, *, migrations: Path, read_threads: int = 4, silence: float = 15.0) -> None:
         """Prepare; nothing is opened. `migrations` is the folder of the service's own Alembic scripts.
+
+        After `silence` seconds in the midst of a transaction PostgreSQL ends it: its process is paused, or gone.
 
         Raises `CannotStart` if the URL is neither SQLite's nor PostgreSQL's.
         """
@@ -45,7 +49,7 @@ class Database:
         self.sql: Sql = Sqlite() if self.is_sqlite else Postgres()
         self._migrations = migrations
         self._lock: IO[str] | None = None
-        make = _sqlite_engine if self.is_sqlite else _postgres_engine
+        make = _sqlite_engine if self.is_sqlite else partial(_postgres_engine, silence=silence)
         self.write: Engine = make(self.url, connections=1, transactions=True)
         self.read: Engine = make(self.url, connections=read_threads, transactions=False)
 
@@ -81,7 +85,10 @@ class Database:
             raise CannotStart(
                 f"the folder of the database {self} does not exist: make {path.parent}, or change WEFT_DATABASE_URL"
             )
-        lock = open(f"{path}.lock", "w")  # noqa: SIM115 - held as long as the database
+        try:
+            lock = open(f"{path}.lock", "w")  # noqa: SIM115 - held as long as the database
+        except OSError as error:
+            raise CannotStart(f"the database {self} cannot be used: {error}") from error
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -160,15 +167,15 @@ def first_line(error: SQLAlchemyError) -> str:
 def _checked(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise CannotStart(f"WEFT_DATABASE_URL {url!r} is not a database URL, as in sqlite:////data/order.db") from error
+    except (ArgumentError, ValueError) as error:
+        # Not shown: a password may be anywhere in it.
+        raise CannotStart(f"WEFT_DATABASE_URL is not a database's URL: {_URLS}") from error
     if parsed.get_backend_name() == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return parsed.set(database=os.path.abspath(str(parsed.database)))
-    raise CannotStart(
-        f"WEFT_DATABASE_URL {parsed.render_as_string()!r}: use sqlite:////path/of/file.db or postgresql://host/name"
-    )
+    file = parsed.database or ""
+    if parsed.get_backend_name() == "sqlite" and file not in ("", ":memory:") and not file.startswith("file:"):
+        return parsed.set(database=os.path.abspath(file))
+    raise CannotStart(f"WEFT_DATABASE_URL {parsed.render_as_string()!r}: {_URLS}")
 
 
 def _sqlite_engine(url: URL, *, connections: int, transactions: bool) -> Engine:
@@ -205,9 +212,9 @@ def _sqlite_engine(url: URL, *, connections: int, transactions: bool) -> Engine:
     return engine
 
 
-def _postgres_engine(url: URL, *, connections: int, transactions: bool) -> Engine:
+def _postgres_engine(url: URL, *, connections: int, transactions: bool, silence: float) -> Engine:
     # A transaction left open by a paused process must not hold its locks for ever.
-    options = "-c idle_in_transaction_session_timeout=15s -c lock_timeout=10s"
+    options = f"-c idle_in_transaction_session_timeout={int(silence * 1000)} -c lock_timeout=10s"
     return create_engine(
         url,
         hide_parameters=True,

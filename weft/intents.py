@@ -33,6 +33,7 @@ _log = logs.logger("weft.intents")
 _intents = tables.intents
 _SWEEP = 1.0
 _SETTLED_TOGETHER = 200
+_TRIES = 3
 
 Payload = Mapping[str, Any]
 Place = tuple[str, str]
@@ -47,14 +48,16 @@ def _no_loads(_key: str) -> Iterable[Load]:
 class Intent:
     """A kind of call to the outside.
 
-    `call(idempotency_key, payload)` returns the outcome, or raises if it is not known. `settle(work, key,
-    payload, outcome)` records it. `loads(key)` names what settling will touch.
+    `call(idempotency_key, payload)` returns the outcome, or raises if it is not known; after `timeout` seconds
+    without an answer it is not. `settle(work, key, payload, outcome)` records it. `loads(key)` names what settling
+    will touch.
     """
 
     kind: str
     call: Callable[[str, Payload], Awaitable[Any]]
     settle: Callable[[UnitOfWork, str, Payload, Any], None]
     loads: Callable[[str], Iterable[Load]] = _no_loads
+    timeout: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,10 @@ class Intents:
         self._at_once = at_once
         self._policy = policy
         self._woken = asyncio.Event()
-        self._running: dict[Place, asyncio.Task[None]] = {}
+        self._calls = [kind.kind for kind in kinds if isinstance(kind, Intent)]
+        self._calling: dict[Place, asyncio.Task[None]] = {}
+        self._timers = [kind.kind for kind in kinds if isinstance(kind, Timer)]
+        self._firing: dict[Place, asyncio.Task[None]] = {}
         self._outcomes: list[_Outcome] = []
         self._settled = asyncio.Event()
 
@@ -132,8 +138,9 @@ class Intents:
                 if settling.done():
                     settling.result()
         finally:
-            await end(settling, *self._running.values())
-            self._running.clear()
+            await end(settling, *self._calling.values(), *self._firing.values())
+            self._calling.clear()
+            self._firing.clear()
             self._outcomes.clear()
 
     async def _sleep(self, seconds: float) -> None:
@@ -144,38 +151,40 @@ class Intents:
 
     async def _begin_due(self) -> float:
         """Begin what is due and not running; return seconds until there may be more to do."""
-        room = self._at_once - len(self._running)
-        if room <= 0:
-            return _SWEEP
-        rows = await self._reader.run(_next, list(self._kinds), self._at_once + len(self._running))
-        now = micros(self._writer.clock.now())
-        timers: list[Row[Any]] = []
-        for row in rows:
-            place = (row.kind, row.key)
-            if row.due_at > now:
-                return min(float(row.due_at - now) / 1_000_000, _SWEEP)
-            if place in self._running:
-                continue
-            if isinstance(self._kinds[row.kind], Timer):
-                timers.append(row)
-            elif room > 0:
-                room -= 1
-                self._begin([place], self._act(row))
-        if timers:
-            self._begin([(row.kind, row.key) for row in timers], self._fire(timers))
-        return _SWEEP
+        calls, wait = await self._look(self._calls, self._calling, self._at_once - len(self._calling))
+        for row in calls:
+            self._begin(self._calling, [row], self._act(row))
+        timers, wait_too = await self._look(self._timers, self._firing, _SETTLED_TOGETHER)
+        for patient in (False, True):
+            # Apart, so that those that wait for the streams hold up no others.
+            if together := [row for row in timers if self._waits(row) is patient]:
+                self._begin(self._firing, together, self._fire(together))
+        return min(wait, wait_too)
 
-    def _begin(self, places: Sequence[Place], body: Any) -> None:
+    async def _look(
+        self, kinds: Sequence[str], running: Mapping[Place, object], most: int
+    ) -> tuple[Sequence[Row[Any]], float]:
+        """Return at most so many that are due and not running, and seconds until there may be more."""
+        if not kinds or most <= 0:
+            return (), _SWEEP
+        rows = await self._reader.run(_next, kinds, most + len(running))
+        now = micros(self._writer.clock.now())
+        due = [row for row in rows if row.due_at <= now and (row.kind, row.key) not in running]
+        later = [(row.due_at - now) / 1_000_000 for row in rows if row.due_at > now]
+        return due[:most], min([_SWEEP, *later])
+
+    def _begin(self, running: dict[Place, asyncio.Task[None]], rows: Sequence[Row[Any]], body: Any) -> None:
         task = asyncio.create_task(body)
-        for place in places:
-            self._running[place] = task
+        for row in rows:
+            running[row.kind, row.key] = task
 
     async def _act(self, row: Row[Any]) -> None:
         intent = self._kinds[row.kind]
         assert isinstance(intent, Intent)
         try:
-            with self._resumed(TraceContext(row.traceparent, row.tracestate)):
-                value = await intent.call(f"{row.kind}-{row.key}", orjson.loads(row.payload))
+            with self._resumed(TraceContext(row.traceparent, row.tracestate)), _about(row):
+                async with asyncio.timeout(intent.timeout):
+                    value = await intent.call(f"{row.kind}-{row.key}", orjson.loads(row.payload))
         except Exception as error:
             self._outcome(_Outcome(row, error=error))
         else:
@@ -189,10 +198,13 @@ class Intents:
         except BrokerTrouble as error:
             _log.debug("timers wait for the broker", error=describe(error))
             away = True
+        except Exception as error:
+            _log.warning("timers wait for what was handled to be known", error=describe(error))
+            away = True
         in_touch = 0 if away else self._in_touch()
         for row in rows:
             later = max(0, row.delay - in_touch) if self._waits(row) else 0
-            self._outcome(_Outcome(row, later=later))
+            self._outcome(_Outcome(row, later=max(later, 1_000_000) if away else later))
 
     def _waits(self, row: Row[Any]) -> bool:
         kind = self._kinds[row.kind]
@@ -222,12 +234,13 @@ class Intents:
             wait = 0.1
             del self._outcomes[: len(together)]
             for one in together:
-                self._running.pop((one.row.kind, one.row.key), None)
+                self._calling.pop((one.row.kind, one.row.key), None)
+                self._firing.pop((one.row.kind, one.row.key), None)
             if not self._outcomes:
                 self._settled.clear()
             self._woken.set()
 
-    async def _settle(self, lease: Lease, outcomes: Sequence[_Outcome]) -> None:
+    async def _settle(self, lease: Lease, outcomes: Sequence[_Outcome], tries: int = 1) -> None:
         try:
             await self._writer.transact(lambda t: self._record(t, lease, outcomes))
         except LeaseLost:
@@ -235,12 +248,14 @@ class Intents:
         except Exception as error:
             if is_lost(error):
                 raise
-            if len(outcomes) == 1:
+            if len(outcomes) > 1:
+                for outcome in outcomes:
+                    await self._settle(lease, [outcome])
+            elif tries < _TRIES:  # somebody else may have changed what it changes
+                await self._settle(lease, outcomes, tries + 1)
+            else:
                 failed = _Outcome(outcomes[0].row, error=error)
                 await self._writer.transact(lambda t: self._record(t, lease, [failed]))
-                return
-            for outcome in outcomes:
-                await self._settle(lease, [outcome])
 
     def _record(self, t: Transaction, lease: Lease, outcomes: Sequence[_Outcome]) -> None:
         """Settle what is still open; what fails, or is not known yet, is due again later."""
@@ -268,9 +283,11 @@ class Intents:
     def _still_open(self, t: Transaction, outcomes: Sequence[_Outcome]) -> list[_Outcome]:
         """Leave out intents that were withdrawn, and timers that wait for a parked event of their aggregate."""
         places = [(one.row.kind, one.row.key) for one in outcomes]
-        query = select(_intents.c.kind, _intents.c.key).where(tuple_(_intents.c.kind, _intents.c.key).in_(places))
-        open_places = {(row.kind, row.key) for row in t.connection.execute(query)}
-        open_ones = [one for one in outcomes if (one.row.kind, one.row.key) in open_places]
+        columns = (_intents.c.kind, _intents.c.key, _intents.c.created_at)
+        query = select(*columns).where(tuple_(*columns[:2]).in_(places))
+        promises = {tuple(row) for row in t.connection.execute(query)}
+        # One that was withdrawn and made anew is another promise.
+        open_ones = [one for one in outcomes if (one.row.kind, one.row.key, one.row.created_at) in promises]
         keys = [one.row.key for one in open_ones if self._waits(one.row)]
         if not keys:
             return open_ones
@@ -287,19 +304,31 @@ class Intents:
         payload = orjson.loads(row.payload)
         origin = Origin(TraceContext(row.traceparent, row.tracestate), row.correlation_id, row.causation_id)
         loads = tuple(kind.loads(row.key))
-        if isinstance(kind, Timer):
-            return Unit(lambda work: kind.fire(work, row.key, payload), origin, loads)
-        return Unit(lambda work: kind.settle(work, row.key, payload, outcome.value), origin, loads)
+
+        def run(work: UnitOfWork) -> None:
+            with _about(row):
+                if isinstance(kind, Timer):
+                    kind.fire(work, row.key, payload)
+                else:
+                    kind.settle(work, row.key, payload, outcome.value)
+
+        return Unit(run, origin, loads)
 
     def _postpone(self, t: Transaction, row: Row[Any], error: Exception) -> None:
         attempts = row.attempts + 1
-        _log.warning("intent will be tried again", kind=row.kind, key=row.key, attempts=attempts, error=describe(error))
+        with _about(row):
+            _log.warning("intent will be tried again", attempts=attempts, error=describe(error))
         due_at = micros(t.now) + self._policy.delay(attempts)
         self._delay(t, row, {"due_at": due_at, "attempts": attempts, "error": describe(error)})
 
     def _delay(self, t: Transaction, row: Row[Any], change: dict[str, Any]) -> None:
         here = (_intents.c.kind == row.kind) & (_intents.c.key == row.key)
         t.connection.execute(_intents.update().where(here).values(change))
+
+
+def _about(row: Row[Any]) -> logs.Bound:
+    """Put what an intent goes back to on the lines within."""
+    return logs.bound(kind=row.kind, key=row.key, **TraceContext(row.traceparent).ids)
 
 
 def _next(connection: Connection, kinds: Sequence[str], limit: int) -> Sequence[Row[Any]]:

@@ -66,10 +66,15 @@ class Leases:
         self.settled = False
         """Whether it has tried to take each lease at least once."""
         self._seen: dict[str, tuple[tuple[str, int, int], float]] = {}
+        self._woken = asyncio.Event()
 
     def add(self, name: str, body: Callable[[Lease], Awaitable[None]]) -> None:
         """Run `body` with the lease `name` whenever it is held. It is cancelled when the lease is lost."""
         self._bodies[name] = body
+
+    def wake(self) -> None:
+        """Say that leases may have been given back."""
+        self._woken.set()
 
     def holds(self, name: str) -> bool:
         """Whether this instance holds the lease, as far as it knows."""
@@ -79,10 +84,17 @@ class Leases:
         """Take, renew and give up leases until cancelled; then release them all."""
         try:
             while True:
+                self._woken.clear()
                 await self._round()
-                await asyncio.sleep(self._patience / 3)
+                await self._sleep(self._patience / 3)
         finally:
             await self._release()
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        except TimeoutError:
+            return
 
     async def _round(self) -> None:
         for name, task in list(self._running.items()):

@@ -139,7 +139,8 @@ def postpone(transaction: Transaction, row: Row[Any], attempts: int, error: str,
 def _tell(what: str, consumer: str, letters: Iterable[Letter]) -> None:
     for letter in letters:
         one = letter.delivery
-        told = {"consumer": consumer, "event_id": one.event_id, "type": one.type, "error": letter.error}
+        told = {"consumer": consumer, "event_id": one.event_id, "type": one.type, "key": one.key}
+        told |= {"error": letter.error, **one.origin.trace.ids}
         if letter.reason:
             _log.error(what, reason=letter.reason, attempts=letter.attempts, **told)
         else:

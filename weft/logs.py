@@ -33,13 +33,13 @@ from structlog.stdlib import (
 from weft.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextvars import Token
 
     from google.protobuf.descriptor import Descriptor
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-_ids: ContextVar[Mapping[str, object]] = ContextVar("weft_log_ids", default=MappingProxyType({}))
+_ids: ContextVar[Mapping[str, object] | BoundLater] = ContextVar("weft_log_ids", default=MappingProxyType({}))
 
 _ID_LENGTH = 64
 _CHATTY = ("alembic", "asyncio", "uvicorn.error")
@@ -105,16 +105,49 @@ class Bound:
     """What `bound` returns; may be entered once."""
 
     __slots__ = ("_new", "_token")
-    _token: Token[Mapping[str, object]]
+    _token: Token[Mapping[str, object] | BoundLater]
 
     def __init__(self, ids: Mapping[str, object]) -> None:
         self._new = ids
 
     def __enter__(self) -> None:
-        self._token = _ids.set({**_ids.get(), **self._new})
+        self._token = _ids.set({**_bound_ids(), **self._new})
 
     def __exit__(self, *_: object) -> None:
         _ids.reset(self._token)
+
+
+class BoundLater:
+    """Puts ids on lines as `bound` does, but looks for them only when a line is logged, which most work never does.
+
+    May be entered again once it was left. `find` returns the ids.
+    """
+
+    __slots__ = ("_find", "_outer", "_token")
+    _outer: Mapping[str, object] | BoundLater
+    _token: Token[Mapping[str, object] | BoundLater]
+
+    def __init__(self, find: Callable[[], Mapping[str, object]]) -> None:
+        self._find = find
+
+    def __enter__(self) -> None:
+        self._outer = _ids.get()
+        self._token = _ids.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _ids.reset(self._token)
+
+    def found(self) -> dict[str, object]:
+        """Return the ids, and those of the `with`s around it."""
+        return {**_found(self._outer), **self._find()}
+
+
+def _found(ids: Mapping[str, object] | BoundLater) -> Mapping[str, object]:
+    return ids.found() if isinstance(ids, BoundLater) else ids
+
+
+def _bound_ids() -> Mapping[str, object]:
+    return _found(_ids.get())
 
 
 def ids_of(message: Message) -> dict[str, str]:
@@ -185,9 +218,7 @@ def _compose(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
         "logger": record.name,
         "message": event.pop("event"),
     }
-    place = Tracing.current()
-    trace = {"trace_id": place.trace_id, "span_id": place.span_id} if place else {}
-    return {**head, **_ids.get(), **trace, **event, **head}
+    return {**head, **_bound_ids(), **Tracing.current().ids, **event, **head}
 
 
 def _render_json(_logger: WrappedLogger, _method: str, line: EventDict) -> str:

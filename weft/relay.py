@@ -69,17 +69,21 @@ class Relay:
         """Relay until cancelled, or until the lease is lost (`weft.leases.LeaseLost`)."""
         loop = asyncio.get_running_loop()
         clean_at = loop.time() + _CLEAN_EVERY
-        wait = 0.0
+        wait, complained = 0.0, False
         while True:
             self._woken.clear()
             try:
                 more = await self.publish_some(lease)
                 if loop.time() > clean_at:
-                    await self._writer.transact(self._clean)
+                    while await self._writer.transact(self._clean) == _CLEAN_AT_ONCE:
+                        continue  # as many as there are: it must not fall behind what is published
                     clean_at = loop.time() + _CLEAN_EVERY
                 wait = 0.0 if more else _SWEEP
+                complained = False
             except BrokerTrouble as error:
-                _log.warning("the outbox waits for the broker", error=str(error) or type(error).__name__)
+                if not complained:
+                    _log.warning("the outbox waits for the broker", error=str(error) or type(error).__name__)
+                    complained = True
                 wait = min(max(wait * 2, 0.05), _SWEEP)
             except Exception as error:
                 if not is_lost(error):
@@ -124,13 +128,13 @@ class Relay:
             due_at = now + tables.intents.c.delay
             connection.execute(tables.intents.update().where(waiting).values(due_at=due_at, starts_with=None))
 
-    def _clean(self, transaction: Transaction) -> None:
+    def _clean(self, transaction: Transaction) -> int:
         oldest = text(
             "DELETE FROM outbox WHERE published_at < :before "
             "AND seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT :limit)"
         )
         before = micros(transaction.now) - self._retention
-        transaction.connection.execute(oldest, {"limit": _CLEAN_AT_ONCE, "before": before})
+        return transaction.connection.execute(oldest, {"limit": _CLEAN_AT_ONCE, "before": before}).rowcount
 
 
 def _select(connection: Connection) -> Sequence[_Row]:

@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvloop
@@ -37,6 +37,8 @@ from weft.writer import Reader, Writer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
+
+    from pydantic_core import ErrorDetails
 
     from weft.settings import ServiceSettings
     from weft.work import Flushed
@@ -70,7 +72,12 @@ class Service:
         self.tracing = Tracing(name, settings.instance)
         self.metrics = CollectorRegistry()
         self.changes = Changes()
-        self.database = Database(settings.database_url, migrations=migrations, read_threads=settings.read_threads)
+        self.database = Database(
+            settings.database_url,
+            migrations=migrations,
+            read_threads=settings.read_threads,
+            silence=3 * settings.lease_seconds,
+        )
         self.writer = Writer(
             self.database,
             clock or Clock(),
@@ -198,10 +205,16 @@ class Service:
             )
             leases.add("intents", self._intents.run)
         await self.broker.client.subscribe(self._wake_subject, cb=self._woken)
+        await self.broker.client.subscribe(self._free_subject, cb=self._freed)
         self._leases = leases
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(leases.run())
-            tasks.create_task(self._announce(leases))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(leases.run())
+                tasks.create_task(self._announce(leases))
+        finally:
+            with suppress(*BrokerTrouble):
+                if self.broker.connected:
+                    await self.broker.client.publish(self._free_subject)
 
     async def _make_stream(self) -> None:
         while True:
@@ -232,6 +245,14 @@ class Service:
     @property
     def _wake_subject(self) -> str:
         return f"weft.wake.{self.name}"
+
+    @property
+    def _free_subject(self) -> str:
+        return f"weft.free.{self.name}"
+
+    async def _freed(self, _: object) -> None:
+        if self._leases is not None:
+            self._leases.wake()
 
     async def _woken(self, _: object) -> None:
         if self._relay is not None:
@@ -289,11 +310,14 @@ def run(build: Callable[[], Sequence[Service]]) -> NoReturn:
         print(error, file=sys.stderr)
         sys.exit(2)
     except ValidationError as error:
-        for one in error.errors():
-            name = "_".join(str(part) for part in one["loc"]).upper()
-            print(f"WEFT_{name}: {one['msg']}", file=sys.stderr)
+        print("; ".join(_setting_at_fault(one) for one in error.errors()), file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def _setting_at_fault(error: ErrorDetails) -> str:
+    name = "_".join(str(part) for part in error["loc"]).upper()
+    return f"WEFT_{name}: {error['msg']}"
 
 
 async def _run(services: Sequence[Service]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,7 +19,7 @@ class ServiceSettings(BaseSettings):
 
     database_url: str = Field(description="SQLAlchemy URL of the service's own database: SQLite or PostgreSQL.")
     nats_url: str = Field("nats://127.0.0.1:4222", description="The NATS server or cluster, comma-separated.")
-    instance: str = Field("1", description="This instance's name; unique among the instances of one service.")
+    instance: str = Field("1", min_length=1, description="This instance's name; unique among the instances of one service.")
 
     grpc_host: str = Field("127.0.0.1", description="Address on which gRPC listens.")
     grpc_port: int = Field(0, ge=0, le=65535, description="Port on which gRPC listens; 0 takes any free one.")
@@ -39,3 +40,13 @@ class ServiceSettings(BaseSettings):
     lease_seconds: float = Field(5.0, gt=0, description="Silence after which another instance takes over a lease.")
     outbox_retention_hours: float = Field(168.0, gt=0, description="How long published events can be republished.")
     die_with_parent: bool = Field(False, description="End when the process that started this one ends.")
+
+    @field_validator("nats_url")
+    @classmethod
+    def _check_nats_url(cls, value: str) -> str:
+        for one in value.split(","):
+            parts = urlsplit(one)
+            # Asking for the port raises what is wrong with it.
+            if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname or parts.port == 0:
+                raise ValueError("must look like nats://host:4222, or several of these with commas between")
+        return value

@@ -74,6 +74,11 @@ class TraceContext:
         return self.traceparent[36:52]
 
     @property
+    def ids(self) -> dict[str, str]:
+        """Both, as lines in a log have them; nothing where there is no trace."""
+        return {"trace_id": self.trace_id, "span_id": self.span_id} if self.traceparent else {}
+
+    @property
     def sampled(self) -> bool:
         """Whether the trace's spans are recorded."""
         return self.traceparent[-1:] in ("1", "3")

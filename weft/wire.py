@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
 _FIRST_LINE = b"NATS/1.0\r\n"
+_LAST_LINES = b"\r\n\r\n"
 _LINE = re.compile(r"^([!-9;-~]+): ((?:\S(?:[^\r\n]*\S)?)?)\r\n", re.MULTILINE)
 
 
@@ -133,7 +134,7 @@ async def _no_queue(_: object) -> None:
 
 def _decode(headers: bytes) -> dict[str, str] | None:
     """Return plain headers; None for what takes the ordinary way, such as a status on the first line."""
-    if not headers.startswith(_FIRST_LINE):
+    if not headers.startswith(_FIRST_LINE) or not headers.endswith(_LAST_LINES):
         return None
     try:
         lines = headers[len(_FIRST_LINE) : -2].decode()

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 from google.type.postal_address_pb2 import PostalAddress
-from sqlalchemy import BigInteger, MetaData
+from sqlalchemy import BigInteger, Index, MetaData
 from sqlmodel import Field, SQLModel
 
 from services.order.domain import CancelReason, Line, Order, ProductCopy, State
@@ -29,6 +29,7 @@ class OrderRow(Tables, table=True):
     """
 
     __tablename__ = "orders"
+    __table_args__ = (Index("orders_by_user", "user_id", "order_id"), Index("orders_by_state", "state", "order_id"))
     order_id: str = Field(primary_key=True)
     user_id: str
     state: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, MetaData
+from sqlalchemy import BigInteger, Index, MetaData, text
 from sqlmodel import Field, SQLModel
 
 from services.payment.domain import JOURNAL, PUBLISHED, Payment
@@ -26,6 +26,15 @@ class PaymentEventRow(Tables, table=True):
     """One event of a payment's journal: `body` is the protobuf message `type`, `time` when it was saved."""
 
     __tablename__ = "payment_events"
+    __table_args__ = (
+        Index(
+            "payment_events_newest",
+            "time",
+            "order_id",
+            sqlite_where=text("version = 1"),
+            postgresql_where=text("version = 1"),
+        ),
+    )
     order_id: str = Field(primary_key=True)
     version: int = Field(primary_key=True, sa_type=BigInteger)
     type: str

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -30,7 +30,9 @@ from weft.testing import EventReader, StoredEvent, eventually, free_port
 from weft.wire import encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+
+    from sqlalchemy import Connection
 
     from tests.component.chassis.toy import Toy
     from weft import Service
@@ -53,6 +55,12 @@ class Rows:
         with self._engine.connect() as connection:
             result = connection.execute(text(query), values)
             return [tuple(row) for row in result] if result.returns_rows else []
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open a transaction, which is committed at the end of the `with`."""
+        with self._engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+            yield connection
 
     def count(self, table: str, where: str = "1 = 1", **values: Any) -> int:
         """Return how many rows are as `where` says."""
