@@ -307,10 +307,9 @@ class Consumer:
         return Letter(delivery, describe(error), attempts, reason)
 
     def _advance(self, t: Transaction, seq: int) -> None:
-        values = {"position": seq, "trying": 0, "tries": 0}
-        if seq >= self._cautious_until:
-            values["interrupted"] = 0
-        t.connection.execute(_progress.update().where(_progress.c.consumer == self.name).values(values))
+        calm = ", interrupted = 0" if seq >= self._cautious_until else ""
+        statement = f"UPDATE progress SET position = ?, trying = 0, tries = 0{calm} WHERE consumer = ?"
+        t.sql.execute(t.connection, statement, (seq, self.name))
 
     def _begin_alone(self, t: Transaction, lease: Lease, delivery: Delivery) -> bool:
         """Before an event is tried alone, note it; false if that ended the process too often: it is dead now."""

@@ -45,9 +45,8 @@ class Lease:
 
     def check(self, transaction: Transaction) -> None:
         """Prove in `transaction` that the lease is still held, and renew it. Raises `LeaseLost`."""
-        mark = "?" if transaction.connection.dialect.name == "sqlite" else "%s"
-        statement = f"UPDATE leases SET beat = beat + 1 WHERE name = {mark} AND epoch = {mark}"
-        if transaction.connection.exec_driver_sql(statement, (self.name, self.epoch)).rowcount != 1:
+        statement = "UPDATE leases SET beat = beat + 1 WHERE name = ? AND epoch = ?"
+        if transaction.sql.execute(transaction.connection, statement, (self.name, self.epoch)) != 1:
             raise LeaseLost(f"the lease {self.name} is another instance's")
 
 

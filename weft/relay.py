@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from weft.writer import Reader, Transaction, Writer
 
 _log = logs.logger("weft.relay")
-_BATCH = 500
+_BATCH = 1000  # the most that the broker stores as one
 _SWEEP = 1.0
 _CLEAN_EVERY = 60.0
 _CLEAN_AT_ONCE = 5000

@@ -19,7 +19,7 @@ class ServiceSettings(BaseSettings):
 
     database_url: str = Field(description="SQLAlchemy URL of the service's own database: SQLite or PostgreSQL.")
     nats_url: str = Field("nats://127.0.0.1:4222", description="The NATS server or cluster, comma-separated.")
-    instance: str = Field("1", min_length=1, description="This instance's name; unique among the instances of one service.")
+    instance: str = Field("1", min_length=1, description="This instance's name, unique among its service's.")
 
     grpc_host: str = Field("127.0.0.1", description="Address on which gRPC listens.")
     grpc_port: int = Field(0, ge=0, le=65535, description="Port on which gRPC listens; 0 takes any free one.")

@@ -25,6 +25,9 @@ Values = Mapping[str, Any]
 class Sql(Protocol):
     """The statements that the two databases word differently."""
 
+    def execute(self, connection: Connection, statement: str, values: tuple[Any, ...]) -> int:
+        """Run a statement whose parameters are question marks; return how many rows it changed."""
+
     def insert(self, connection: Connection, table: Table, rows: Sequence[Values]) -> None:
         """Insert rows that all have the same columns."""
 
@@ -54,6 +57,10 @@ def _columns(rows: Sequence[Values]) -> tuple[str, ...]:
 
 class Sqlite:
     """SQLite, whose driver runs a prepared statement over many rows quickest."""
+
+    def execute(self, connection: Connection, statement: str, values: tuple[Any, ...]) -> int:
+        """See `Sql.execute`."""
+        return connection.exec_driver_sql(statement, values).rowcount
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[Values]) -> None:
         """See `Sql.insert`."""
@@ -116,7 +123,11 @@ class Sqlite:
 
 
 class Postgres:
-    """PostgreSQL, which takes a whole batch as one array per column."""
+    """PostgreSQL, which takes a whole batch as one array per column: `%b`, in binary, which psycopg writes quickest."""
+
+    def execute(self, connection: Connection, statement: str, values: tuple[Any, ...]) -> int:
+        """See `Sql.execute`."""
+        return connection.exec_driver_sql(statement.replace("?", "%s"), values).rowcount
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[Values]) -> None:
         """See `Sql.insert`."""
@@ -145,7 +156,7 @@ class Postgres:
         self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any
     ) -> None:
         """See `Sql.mark`."""
-        statement = f"UPDATE {table.name} SET {column} = %s WHERE {key} = ANY(%s::{_pg_type(table.c[key])}[])"
+        statement = f"UPDATE {table.name} SET {column} = %s WHERE {key} = ANY(%b::{_pg_type(table.c[key])}[])"
         connection.exec_driver_sql(statement, (value, list(keys)))
 
     def delete(self, connection: Connection, table: Table, keys: Sequence[tuple[Any, ...]]) -> None:
@@ -163,7 +174,7 @@ def _pg_type(column: Column[Any]) -> str:
 
 
 def _marks(table: Table, names: Iterable[str]) -> str:
-    return ", ".join(f"%s::{_pg_type(table.c[n])}[]" for n in names)
+    return ", ".join(f"%b::{_pg_type(table.c[n])}[]" for n in names)
 
 
 def _arrays(rows: Sequence[Values], names: Iterable[str]) -> tuple[list[Any], ...]:
@@ -193,5 +204,5 @@ def _pg_update(table: Table, key: str, names: tuple[str, ...]) -> str:
 @cache
 def _pg_select(table: Table, key: str, order: str, lock: bool) -> str:
     suffix = " FOR UPDATE" if lock else ""
-    mark = f"%s::{_pg_type(table.c[key])}[]"
+    mark = f"%b::{_pg_type(table.c[key])}[]"
     return f"SELECT {_names(table)} FROM {table.name} WHERE {key} = ANY({mark}) ORDER BY {order}{suffix}"

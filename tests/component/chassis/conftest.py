@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 import pytest_asyncio
 
 from tests.component.chassis.world import Feed, Rows, World
-from weft.embedded import NatsServer
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
     from tests.component.conftest import NewDatabase
+    from weft.embedded import NatsServer
 
 
 @pytest_asyncio.fixture

@@ -93,9 +93,7 @@ async def test_what_is_parked_waits_longer_each_time(world: World) -> None:
         waits = []
         for attempts in range(1, 5):
             query = "SELECT next_at - first_at FROM parked WHERE attempts >= :attempts"
-            [(wait,)] = await eventually(
-                lambda query=query, attempts=attempts: world.rows(query, attempts=attempts)
-            )
+            [(wait,)] = await eventually(lambda query=query, attempts=attempts: world.rows(query, attempts=attempts))
             waits.append(wait)
     # Doubled each time from 20 ms, with 20% of jitter.
     for n, (sooner, later) in enumerate(pairwise(waits), 1):

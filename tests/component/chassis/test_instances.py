@@ -7,8 +7,6 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.component.chassis.toy import Toy, task
 from tests.component.chassis.world import on_postgres
 from tests.component.support import running
@@ -232,9 +230,7 @@ async def test_the_inserts_of_two_instances_that_make_one_aggregate_at_once_both
             meeting.wait(5)
 
     async with world.running(instance="toy-1") as first, world.running(instance="toy-2") as second:
-        await asyncio.gather(
-            first.writer.run(write_together, "one"), second.writer.run(write_together, "two")
-        )
+        await asyncio.gather(first.writer.run(write_together, "one"), second.writer.run(write_together, "two"))
         assert sorted(world.rows.notes("j")) == ["one", "two"]
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from weft.work import Flushed
+    from weft.writer import Transaction
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LARGE = "x" * 600_000
@@ -72,7 +73,12 @@ class Instance:
     async def busy(self) -> AsyncIterator[None]:
         """Keep the writer from its commands within the `with`: those that came then are saved together."""
         begun, go_on = threading.Event(), threading.Event()
-        task = asyncio.create_task(self.writer.transact(lambda _: (begun.set(), go_on.wait(10))))
+
+        def occupy(_: Transaction) -> None:
+            begun.set()
+            go_on.wait(10)
+
+        task = asyncio.create_task(self.writer.transact(occupy))
         try:
             await asyncio.to_thread(begun.wait, 10)
             yield
@@ -150,9 +156,8 @@ async def test_a_command_that_fails_has_no_effect_and_those_beside_it_are_saved(
         work.withdraw("alarm", "a")
         raise NotFound("thing", "x")
 
-    promise = await instance.writer.run(lambda work: work.intend("alarm", "a", {}))
+    await instance.writer.run(UnitOfWork.intend, "alarm", "a", {})
     answers = await instance.together(put("a", 1), fail, put("a", 2), put("b", 4))
-    assert promise is None
     assert isinstance(answers[1], NotFound)
     assert totals(rows) == {"a": (3, 1), "b": (4, 1)}
     assert rows("SELECT kind, key FROM intents") == [("alarm", "a")]

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from weft import Clock, UnitOfWork
 
+
 class Tables(SQLModel):
     """The tables of the toy."""
 
@@ -134,9 +135,7 @@ accounts = Store(
     dump=lambda one: {"id": one.id, "total": one.total, "seen": orjson.dumps(one.seen).decode()},
     state=_state,
 )
-journals = EventStore(
-    JournalRow, key="id", replay=_replay, types=[InventoryReleased], publish=[InventoryReleased]
-)
+journals = EventStore(JournalRow, key="id", replay=_replay, types=[InventoryReleased], publish=[InventoryReleased])
 marks = Store(
     MarkRow,
     key="id",

@@ -16,22 +16,22 @@ import aiohttp
 import grpc
 import orjson
 import pytest
-from commerce.inventory.v1 import inventory_service_pb2 as api
-from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from google.protobuf.message import Message
 from sqlalchemy import NullPool, create_engine, text
 
+from commerce.inventory.v1 import inventory_service_pb2 as api
+from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from tests.component.chassis.toy import Settings, build
 from tests.component.support import running
 from weft.broker import Broker
 from weft.domain import new_id
-from weft.events import context_of, stream_of, subject_of
+from weft.events import stream_of, subject_of
 from weft.testing import EventReader, StoredEvent, eventually, free_port
 from weft.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
+    from google.protobuf.message import Message
     from sqlalchemy import Connection
 
     from tests.component.chassis.toy import Toy
@@ -177,15 +177,11 @@ class World:
     async def until_seen(self, account: str, numbers: Iterable[int], timeout: float = 10.0) -> None:
         """Wait until an account took exactly these tasks, in this order."""
         wanted = list(numbers)
-        await eventually(
-            lambda: self.rows.seen(account) == wanted, timeout, f"{account} took its {len(wanted)} tasks"
-        )
+        await eventually(lambda: self.rows.seen(account) == wanted, timeout, f"{account} took its {len(wanted)} tasks")
 
     async def until_published(self, timeout: float = 10.0) -> None:
         """Wait until everything that is committed is published."""
-        await eventually(
-            lambda: self.rows.count("outbox", "published_at IS NULL") == 0, timeout, "all is published"
-        )
+        await eventually(lambda: self.rows.count("outbox", "published_at IS NULL") == 0, timeout, "all is published")
 
 
 class Process:
