@@ -22,8 +22,8 @@ help: ## list what can be made
 up: $(VENV)/.runtime ## start everything and place three sample orders; Ctrl-C stops it
 	@$(BIN)/weft up --demo $(ARGS)
 
-test: $(VENV)/.dev ## run the tests; ARGS="-k declined" picks some, ARGS="-n 2" shares them out
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## run the tests, two at a time; ARGS="-k declined" picks some, ARGS="-n 0" runs one at a time
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: lint-style lint-types lint-imports lint-proto lint-generated ## check style, types, layering and protobuf
 

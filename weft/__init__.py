@@ -1,4 +1,14 @@
-"""Weft's chassis: what a service stands on. A service uses these names, and `weft.domain` in its domain.
+"""Weft's chassis: what a service stands on.
+
+A service uses the names below; its domain uses `weft.domain` alone, and teams' tests use `weft.testing`. A checker
+holds services to that. Behind them, by concept:
+
+    data         database  tables  sql  store  work (unit of work)  writer (and readers)  changes  migrations/
+    events       events (CloudEvents)  broker  wire  relay (outbox)  pull  consumer (inbox)  parking  letters
+    promises     intents (calls to the outside, timers)  leases
+    gRPC         grpc_server  grpc_calls  grpc_client  status (errors)  health  deadlines  breaker  pages
+    operations   service (start to drain)  settings  startup  logs  tracing  trace_context  ops  ports  tasks  clock
+    servers      embedded (a real NATS and PostgreSQL as child processes), with _child, _attached, _postgres
 
 Names are imported when they are first used, so that a program pays only for what it needs.
 """
@@ -9,9 +19,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weft import deadlines, logs, pages
     from weft.breaker import CircuitBreaker
-    from weft.changes import Changes
-    from weft.clock import Clock, from_micros, micros
+    from weft.changes import Changes, Watch
+    from weft.clock import Clock, from_micros, micros, timestamp
     from weft.consumer import Subscription, loads
     from weft.grpc_client import connect
     from weft.intents import Intent, Timer
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
     from weft.settings import ServiceSettings
     from weft.startup import CannotStart
     from weft.store import EventStore, Store
+    from weft.tracing import Tracing
     from weft.work import Load, UnitOfWork
     from weft.writer import Reader, Writer
 
@@ -36,13 +48,16 @@ _HOME = {
     "Store": "weft.store",
     "Subscription": "weft.consumer",
     "Timer": "weft.intents",
+    "Tracing": "weft.tracing",
     "UnitOfWork": "weft.work",
+    "Watch": "weft.changes",
     "Writer": "weft.writer",
     "connect": "weft.grpc_client",
     "from_micros": "weft.clock",
     "loads": "weft.consumer",
     "micros": "weft.clock",
     "run": "weft.service",
+    "timestamp": "weft.clock",
 }
 
 __all__ = [
@@ -59,17 +74,25 @@ __all__ = [
     "Store",
     "Subscription",
     "Timer",
+    "Tracing",
     "UnitOfWork",
+    "Watch",
     "Writer",
     "connect",
+    "deadlines",
     "from_micros",
     "loads",
+    "logs",
     "micros",
+    "pages",
     "run",
+    "timestamp",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("deadlines", "logs", "pages"):
+        return import_module(f"weft.{name}")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'weft' has no attribute {name!r}")

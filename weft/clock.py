@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -39,3 +41,9 @@ def micros(time: datetime) -> int:
 def from_micros(value: int) -> datetime:
     """Return the aware UTC time of `value` microseconds since the epoch."""
     return _EPOCH + timedelta(microseconds=value)
+
+
+def timestamp(time: datetime) -> Timestamp:
+    """Return an aware time as protobuf has it."""
+    seconds, rest = divmod(micros(time), 1_000_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1000)

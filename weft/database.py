@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHASSIS_SCRIPTS = Path(__file__).parent / "migrations"
+_TOO_LARGE = "54"  # the class of PostgreSQL's errors for what exceeds a limit, as a key that no index can hold
 _MIGRATION_LOCK = 0x57454654  # any number, the same for all instances of all versions
 _URLS = "use sqlite:////path/of/file.db or postgresql://user@host/name"
 _alembic = threading.Lock()
@@ -153,6 +154,8 @@ def is_lost(error: BaseException) -> bool:
     """Tell whether `error` is the database's trouble (gone, locked, full), which no handler can mend."""
     if isinstance(error, OperationalError) and getattr(error.orig, "sqlite_errorcode", None) == SQLITE_ERROR:
         return False  # a wrong statement, which PostgreSQL's driver calls a programming error
+    if str(getattr(getattr(error, "orig", None), "sqlstate", None)).startswith(_TOO_LARGE):
+        return False
     return isinstance(error, (OperationalError, InterfaceError)) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )

@@ -176,6 +176,8 @@ class Writer:
         except Exception as error:
             may_work = _may_work_again(error) or (len(commands) > 1 and not is_lost(error))
             if not may_work or tries >= _ATTEMPTS:
+                if isinstance(error, Conflict):
+                    error = Unavailable("others are changing the same thing: try again")
                 self._settle([(c.future, Failed(error)) for c in commands], Flushed())
                 return
             # Together they failed: alone, each succeeds or fails by its own fault.

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from commerce.order.v1 import order_service_pb2 as api
 from commerce.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services.order import commands, domain, queries, store
 from services.order.domain import State
+from weft import timestamp
 from weft.domain import InvalidInput, Unavailable, Violation, check_id, new_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from grpc.aio import ServicerContext
 
     from services.order.catalogue import Catalogue
     from services.order.domain import Order
-    from weft import Changes, Reader, Writer
-    from weft.changes import Watch
+    from weft import Changes, Reader, Watch, Writer
 
 _LOOK_AGAIN = 1.0
 """Seconds after which a watched order is read again: another instance may have changed it."""
@@ -135,12 +133,6 @@ def _message(order: Order) -> api.Order:
         lines=[line.message() for line in order.lines],
         total=order.total.message(),
         ship_to=order.ship_to,
-        create_time=_timestamp(order.create_time),
-        update_time=_timestamp(order.update_time),
+        create_time=timestamp(order.create_time),
+        update_time=timestamp(order.update_time),
     )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

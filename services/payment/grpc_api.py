@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from commerce.payment.v1 import payment_service_pb2 as api
 from commerce.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 from services.payment import queries
+from weft import timestamp
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from grpc.aio import ServicerContext
 
     from services.payment.queries import KeptPayment
@@ -51,12 +48,6 @@ def _message(kept: KeptPayment) -> api.Payment:
         charge_reference=payment.charge_reference,
         refund_reference=payment.refund_reference,
         failure_reason=payment.failure_reason,
-        create_time=_timestamp(kept.create_time),
-        update_time=_timestamp(kept.update_time),
+        create_time=timestamp(kept.create_time),
+        update_time=timestamp(kept.update_time),
     )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from services.payment.domain import Payment
-    from weft.tracing import Tracing
+    from weft import Tracing
 
     Payload = Mapping[str, Any]
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from commerce.product.v1 import product_service_pb2 as api
 from commerce.product.v1.product_service_pb2_grpc import ProductServiceServicer
 from services.product import commands, queries
+from weft import timestamp
 from weft.domain import InvalidInput, Violation, id_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from grpc.aio import ServicerContext
 
@@ -113,12 +111,6 @@ def _message(product: Product) -> api.Product:
         price=product.price.message(),
         active=product.active,
         revision=product.revision,
-        create_time=_timestamp(product.create_time),
-        update_time=_timestamp(product.update_time),
+        create_time=timestamp(product.create_time),
+        update_time=timestamp(product.update_time),
     )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

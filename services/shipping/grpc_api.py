@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from commerce.shipping.v1 import shipping_service_pb2 as api
 from commerce.shipping.v1.shipping_service_pb2_grpc import ShippingServiceServicer
 from services.shipping import commands, queries
+from weft import timestamp
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from grpc.aio import ServicerContext
 
     from services.shipping.domain import Shipment
@@ -56,12 +53,6 @@ def _message(shipment: Shipment) -> api.Shipment:
         state=api.ShipmentState.Value(f"SHIPMENT_STATE_{shipment.state}"),
         lines=[api.ShipmentLine(sku=line.sku, quantity=line.quantity) for line in shipment.lines],
         ship_to=shipment.ship_to,
-        create_time=_timestamp(shipment.create_time),
-        update_time=_timestamp(shipment.update_time),
+        create_time=timestamp(shipment.create_time),
+        update_time=timestamp(shipment.update_time),
     )
-
-
-def _timestamp(time: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(time)
-    return timestamp

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import string
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ import pytest
 
 from commerce.order.v1.order_events_pb2 import OrderConfirmed, OrderCreated
 from tests.component.chassis.toy import Toy, task
-from tests.component.chassis.world import on_postgres
+from tests.component.chassis.world import on_postgres, on_sqlite
 from tests.component.support import running
 from weft.testing import eventually
 
@@ -61,6 +63,7 @@ async def test_a_row_that_cannot_be_saved_costs_only_its_own_event(world: World,
     assert "\n" not in text
 
 
+@on_sqlite
 async def test_an_event_that_is_too_large_costs_only_its_own_unit(world: World) -> None:
     await world.feed.send(task("a", 1), task("a", 2, "large"), task("b", 3))
     async with world.running(retry_attempts=1):
@@ -85,6 +88,7 @@ async def test_an_event_that_fails_for_a_while_is_tried_again_and_those_behind_i
     assert dead(world) == []
 
 
+@on_sqlite
 async def test_what_is_parked_waits_longer_each_time(world: World) -> None:
     toy = Toy()
     toy.down = True
@@ -100,6 +104,7 @@ async def test_what_is_parked_waits_longer_each_time(world: World) -> None:
         assert later - sooner >= 0.8 * 20_000 * 2**n
 
 
+@on_sqlite
 async def test_later_events_of_a_parked_one_wait_though_they_come_later(world: World) -> None:
     toy = Toy()
     toy.down = True
@@ -146,6 +151,7 @@ async def test_parked_events_go_on_after_a_restart_though_nothing_new_arrives(wo
         await world.until_seen("a", [1, 2])
 
 
+@on_sqlite
 async def test_an_event_that_is_out_of_tries_is_a_dead_letter_and_its_successors_go_on(world: World) -> None:
     await world.feed.send(task("a", 1, "fail"), task("a", 2), task("b", 3))
     toy = Toy()
@@ -173,6 +179,7 @@ async def test_the_one_at_fault_is_blamed_when_parked_events_cannot_be_saved_tog
     assert "IntegrityError" in error
 
 
+@on_sqlite
 @pytest.mark.parametrize("then", ["refuse", "missing:thing"])
 async def test_a_refusal_is_not_tried_again(world: World, then: str) -> None:
     await world.feed.send(task("a", 1, then), task("a", 2))
@@ -183,6 +190,7 @@ async def test_a_refusal_is_not_tried_again(world: World, then: str) -> None:
     assert [letter[0] for letter in dead(world)] == ["REFUSED"]
 
 
+@on_sqlite
 async def test_being_unavailable_is_no_refusal(world: World) -> None:
     await world.feed.send(task("a", 1, "unavailable:2"))
     toy = Toy()
@@ -195,6 +203,7 @@ async def test_being_unavailable_is_no_refusal(world: World) -> None:
 _GOOD = {"ce-specversion": "1.0", "ce-id": "1", "ce-type": CREATED, "ce-subject": "a", "ce-source": "/test"}
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("headers", "body", "reason", "error"),
     [
@@ -226,6 +235,7 @@ async def test_a_message_that_is_no_event_is_a_dead_letter_as_it_came(
     assert bytes(letter[6]) == body
 
 
+@on_sqlite
 async def test_an_event_that_nobody_handles_any_more_is_a_dead_letter(world: World) -> None:
     toy = Toy()
     toy.down = True
@@ -242,6 +252,18 @@ async def test_an_event_that_nobody_handles_any_more_is_a_dead_letter(world: Wor
 
 
 @on_postgres
+async def test_a_key_that_no_index_can_hold_costs_only_its_own_event(world: World) -> None:
+    """PostgreSQL's driver calls that operational, as it does when the database is gone."""
+    label = "".join(random.Random(1).choices(string.ascii_letters, k=20_000))  # not to be compressed
+    async with world.running(retry_attempts=2):
+        await world.feed.send(task("a", 1), task("a", 2, f"mark:{label}"), task("a", 3), task("b", 4))
+        await world.until_seen("a", [1, 3])
+        await world.until_seen("b", [4])
+        [(reason, *_)] = await eventually(lambda: dead(world))
+    assert reason == "EXHAUSTED"
+
+
+@on_postgres
 async def test_text_that_the_database_cannot_store_costs_only_its_own_event(world: World) -> None:
     async with world.running(retry_attempts=2):
         await world.feed.send(task("a", 1), task("a", 2, "mark:a\0b"), task("a", 3), task("b", 4))
@@ -251,6 +273,7 @@ async def test_text_that_the_database_cannot_store_costs_only_its_own_event(worl
     assert reason == "EXHAUSTED"
 
 
+@on_sqlite
 async def test_a_dead_letter_is_kept_though_its_stream_is_made_anew(world: World) -> None:
     """Numbers in a stream come again then; ids do not."""
     from tests.component.chassis.test_inbox import _lose_streams
@@ -264,6 +287,7 @@ async def test_a_dead_letter_is_kept_though_its_stream_is_made_anew(world: World
         await eventually(lambda: len(dead(world)) == 2)
 
 
+@on_sqlite
 async def test_a_service_stops_while_it_retries(world: World) -> None:
     toy = Toy()
     toy.down = True

@@ -38,6 +38,7 @@ async def test_an_event_that_comes_twice_in_one_batch_has_one_effect(world: Worl
     assert toy.tries == {"a/1": 1, "a/2": 1}
 
 
+@on_sqlite
 async def test_an_event_that_comes_again_in_a_later_batch_has_one_effect(world: World) -> None:
     toy = Toy()
     async with world.running(toy):
@@ -57,6 +58,7 @@ async def test_an_event_that_comes_again_after_a_restart_has_one_effect(world: W
         await world.until_seen("a", [1, 2])
 
 
+@on_sqlite
 async def test_a_service_goes_on_where_it_was_when_its_consumer_was_deleted_meanwhile(world: World) -> None:
     await world.feed.send(task("a", 1), task("a", 2))
     async with world.running():
@@ -69,6 +71,7 @@ async def test_a_service_goes_on_where_it_was_when_its_consumer_was_deleted_mean
     assert toy.tries == {"a/3": 1}
 
 
+@on_sqlite
 async def test_a_service_goes_on_when_its_consumer_is_deleted_while_it_reads(world: World) -> None:
     toy = Toy()
     async with world.running(toy):
@@ -140,6 +143,7 @@ async def test_a_stream_that_was_made_anew_is_read_from_its_beginning(world: Wor
         await world.until_seen("a", range(6))
 
 
+@on_sqlite
 async def test_a_stream_that_was_made_anew_is_read_from_its_beginning_though_it_is_longer_now(
     world: World,
 ) -> None:
@@ -152,6 +156,7 @@ async def test_a_stream_that_was_made_anew_is_read_from_its_beginning_though_it_
         await world.until_seen("a", range(8))
 
 
+@on_sqlite
 async def test_a_stream_that_was_made_anew_is_noticed_by_a_service_that_runs(world: World) -> None:
     await world.feed.send(*(task("a", n) for n in range(5)))
     async with world.running():
@@ -215,6 +220,7 @@ async def _publish_raw(world: World, subject: bytes, headers: bytes) -> None:
     await writer.wait_closed()
 
 
+@on_sqlite
 async def test_events_of_two_contexts_are_read_side_by_side(world: World) -> None:
     from commerce.product.v1.product_events_pb2 import ProductCreated
 
@@ -238,6 +244,7 @@ async def test_a_database_that_is_gone_for_a_while_is_waited_for(world: World, p
         await world.until_published(timeout=20)
 
 
+@on_sqlite
 async def test_what_the_broker_did_not_hear_of_is_not_handled_again(world: World, feed: Feed) -> None:
     """Acknowledgements are only told: the position is the service's own."""
     toy = Toy()

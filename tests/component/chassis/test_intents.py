@@ -64,6 +64,7 @@ async def test_a_call_whose_answer_never_came_is_made_again_with_the_same_key_un
         assert world.rows.notes("k") == ["answered at last"]
 
 
+@on_sqlite
 async def test_a_call_that_hangs_is_given_up_and_made_again(world: World) -> None:
     toy = Toy()
     hanging = [True]
@@ -85,6 +86,7 @@ async def test_a_call_that_hangs_is_given_up_and_made_again(world: World) -> Non
     assert [key for key, _ in toy.asked] == ["ask-k", "ask-k"]
 
 
+@on_sqlite
 async def test_at_most_so_many_calls_run_at_once_and_all_are_made(world: World) -> None:
     toy = Toy()
     gate = asyncio.Event()
@@ -103,6 +105,7 @@ async def test_at_most_so_many_calls_run_at_once_and_all_are_made(world: World) 
     assert sorted(key for key, _ in toy.asked) == [f"ask-k{n:02d}" for n in range(17)]
 
 
+@on_sqlite
 async def test_timers_fire_while_all_calls_wait_for_their_answers(world: World) -> None:
     toy = Toy()
     toy.answer = lambda _: asyncio.Event().wait()
@@ -113,6 +116,7 @@ async def test_timers_fire_while_all_calls_wait_for_their_answers(world: World) 
         await eventually(lambda: toy.fired == ["t"])
 
 
+@on_sqlite
 async def test_an_outcome_is_recorded_once_though_saving_it_fails(world: World) -> None:
     toy = Toy()
     failures = iter([RuntimeError("told to fail"), RuntimeError("told to fail")])
@@ -146,6 +150,7 @@ async def test_outcomes_that_come_together_are_recorded_each_for_itself(world: W
         assert all(world.rows.notes(f"k{n:02d}") == ["answered yes"] for n in range(8))
 
 
+@on_sqlite
 async def test_a_promise_that_is_open_is_not_made_twice(world: World) -> None:
     toy = Toy()
     gate = asyncio.Event()
@@ -159,6 +164,7 @@ async def test_a_promise_that_is_open_is_not_made_twice(world: World) -> None:
     assert len(toy.asked) == 1
 
 
+@on_sqlite
 async def test_an_outcome_is_not_recorded_for_a_promise_that_was_made_anew(world: World) -> None:
     """The first was withdrawn while it was asked for: its answer says nothing of the second."""
     toy = Toy()
@@ -182,6 +188,7 @@ async def test_an_outcome_is_not_recorded_for_a_promise_that_was_made_anew(world
         assert world.rows.notes("k") == ["answered answer 2"]
 
 
+@on_sqlite
 async def test_a_crash_between_the_call_and_its_record_calls_again_with_the_same_key(world: World) -> None:
     process = world.process()
     await world.feed.send(task("k", 1, "ask:something"))
@@ -194,6 +201,7 @@ async def test_a_crash_between_the_call_and_its_record_calls_again_with_the_same
     assert asked.read_text() == "ask-k\nask-k\n"
 
 
+@on_sqlite
 async def test_calls_go_on_after_the_service_was_stopped_in_their_midst(world: World) -> None:
     toy = Toy()
     toy.answer = lambda _: asyncio.Event().wait()
@@ -219,6 +227,7 @@ async def test_timers_fire_when_they_are_due_though_others_are_not(world: World)
         assert world.rows("SELECT key FROM intents") == [("in-1000",)]
 
 
+@on_sqlite
 async def test_a_timer_that_was_withdrawn_does_not_fire(world: World) -> None:
     toy = Toy()
     clock = ManualClock(datetime.now(UTC))
@@ -258,6 +267,7 @@ def _deposit_and_promise(work: UnitOfWork, key: str) -> None:
     work.intend("alarm", key, {}, after=timedelta(seconds=5), once_published=True)
 
 
+@on_sqlite
 async def test_a_patient_timer_waits_until_the_streams_are_handled(world: World) -> None:
     """The answer that it would miss is in the stream already."""
     toy = Toy(world.folder)
@@ -275,6 +285,7 @@ async def test_a_patient_timer_waits_until_the_streams_are_handled(world: World)
     assert toy.fired == ["b"]
 
 
+@on_sqlite
 async def test_a_patient_timer_waits_for_the_broker_and_for_what_was_in_its_stream(world: World) -> None:
     toy = Toy()
     async with world.running(toy) as service:
@@ -309,6 +320,7 @@ async def test_a_patient_timer_waits_for_a_parked_event_of_its_aggregate(world: 
     assert toy.fired == ["b"]
 
 
+@on_sqlite
 async def test_timers_of_one_instance_wait_for_streams_that_another_reads(world: World) -> None:
     """Leases are taken one by one, so an instance may fire timers and read nothing."""
     toy = Toy()

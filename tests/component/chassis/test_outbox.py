@@ -11,7 +11,7 @@ import pytest
 
 from commerce.inventory.v1.inventory_events_pb2 import InventoryReserved, InventoryUpdated
 from tests.component.chassis.toy import account_of, deposit, write
-from tests.component.chassis.world import on_postgres
+from tests.component.chassis.world import on_postgres, on_sqlite
 from weft import relay as relays
 from weft.broker import MOST_IN_BATCH, Broker
 from weft.domain import new_id
@@ -41,6 +41,7 @@ async def test_rows_and_events_are_committed_together_or_not_at_all(world: World
     assert types == ["InventoryReserved", "InventoryUpdated"]
 
 
+@on_sqlite
 async def test_the_relay_is_woken_by_the_commit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relays, "_SWEEP", 60.0)
     async with world.running() as service:
@@ -48,6 +49,7 @@ async def test_the_relay_is_woken_by_the_commit(world: World, monkeypatch: pytes
         await world.until_published(timeout=5)
 
 
+@on_sqlite
 async def test_events_that_were_committed_behind_its_back_are_found_by_the_sweep(world: World) -> None:
     async with world.running() as service:
         await service.writer.run(deposit, "a", 1)
@@ -58,6 +60,7 @@ async def test_events_that_were_committed_behind_its_back_are_found_by_the_sweep
     assert await world.feed.numbers_published("a") == [1, 1]
 
 
+@on_sqlite
 async def test_events_keep_their_order_by_aggregate_whoever_recorded_them(world: World) -> None:
     async with world.running() as service:
         await asyncio.gather(*(service.writer.run(deposit, f"a{n % 3}", n) for n in range(60)))
@@ -177,6 +180,7 @@ async def test_what_is_accepted_while_the_broker_is_down_is_published_later_in_o
     assert await world.feed.numbers_published("a") == list(range(40))
 
 
+@on_sqlite
 async def test_a_service_that_starts_without_a_broker_takes_calls_and_publishes_later(world: World) -> None:
     await world.nats.stop()
     service = world.build()
@@ -250,6 +254,7 @@ def _copy_event(connection: Any, event_id: str) -> None:
     )
 
 
+@on_sqlite
 async def test_a_stream_that_is_full_holds_events_back_until_there_is_room(world: World) -> None:
     async with world.running() as service:
         await service.writer.run(deposit, "a", 0)
@@ -269,6 +274,7 @@ async def _limit_stream(world: World, messages: int) -> None:
     await world.feed.broker.js.update_stream(info.config)
 
 
+@on_sqlite
 async def test_a_service_that_changed_nothing_publishes_nothing(world: World) -> None:
     async with world.running() as service:
         await service.writer.run(deposit, "a", 0)
