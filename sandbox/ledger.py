@@ -136,9 +136,7 @@ class Ledger:
         Raises `KeyReused` if the key was used for a request with another hash.
         """
         row = (_new_id("ch"), key, request_hash, reference, currency, nanos, decline_reason, _now())
-        statement = (
-            "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (idempotency_key) DO NOTHING"
-        )
+        statement = "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (idempotency_key) DO NOTHING"
         is_new = self._db.execute(statement, row).rowcount == 1
         charge = self.charge_by_key(key)
         if charge is None or charge.request_hash != request_hash:

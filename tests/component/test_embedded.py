@@ -111,9 +111,7 @@ async def test_two_nats_servers_never_share_a_folder(tmp_path: Path, monkeypatch
 
 async def test_a_nats_that_ends_at_its_start_is_quoted(tmp_path: Path) -> None:
     (tmp_path / "jetstream").write_text("in the way")
-    with pytest.raises(
-        CannotStart, match=r"nats-server ended at its start: .*not a directory; see .*nats-server\.log"
-    ):
+    with pytest.raises(CannotStart, match=r"nats-server ended at its start: .*not a directory; see .*nats-server\.log"):
         await NatsServer(tmp_path).start()
 
 

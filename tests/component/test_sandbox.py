@@ -86,9 +86,7 @@ def a_charge(token: str = "tok_ok", **fields: Any) -> dict[str, Any]:
     }
 
 
-async def post(
-    http: aiohttp.ClientSession, path: str, key: str, document: object = None
-) -> tuple[int, dict[str, Any]]:
+async def post(http: aiohttp.ClientSession, path: str, key: str, document: object = None) -> tuple[int, dict[str, Any]]:
     async with http.post(path, headers={"Idempotency-Key": key} if key else {}, json=document) as response:
         return response.status, await response.json()
 
@@ -110,9 +108,7 @@ async def test_a_good_card_is_charged(http: aiohttp.ClientSession) -> None:
     assert (await audit(http, wanted["reference"]))["net"] == {wanted["reference"]: {"EUR": "12500000000"}}
 
 
-@pytest.mark.parametrize(
-    ("token", "reason"), [("tok_declined", "card_declined"), ("tok_other", "unknown_token")]
-)
+@pytest.mark.parametrize(("token", "reason"), [("tok_declined", "card_declined"), ("tok_other", "unknown_token")])
 async def test_a_bad_card_is_declined_and_nothing_is_taken(
     http: aiohttp.ClientSession, token: str, reason: str
 ) -> None:

@@ -315,9 +315,7 @@ class World:
             for context in (self.catalogue, self.orders, self.payments, self.inventory, self.shipments)
         }
         self.logs: dict[str, list[Message]] = {name: [] for name in self.contexts}
-        self.cursors = {
-            (reader, name): 0 for reader in self.contexts for name in self.contexts[reader].listens
-        }
+        self.cursors = {(reader, name): 0 for reader in self.contexts for name in self.contexts[reader].listens}
         self.set_aside: list[tuple[str, Message]] = []
         """The dead letters: reader and event."""
         self.handled: list[tuple[str, Message]] = []

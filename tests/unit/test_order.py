@@ -32,9 +32,7 @@ from weft.domain import InvalidInput, Money, Refused
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
-HOME = PostalAddress(
-    region_code="CH", postal_code="8001", locality="Zürich", address_lines=["Bahnhofstrasse 1"]
-)
+HOME = PostalAddress(region_code="CH", postal_code="8001", locality="Zürich", address_lines=["Bahnhofstrasse 1"])
 LINES = [Line("chair", 2, Money("CHF", 10_500_000_000)), Line("table", 1, Money("CHF", 99 * 10**9))]
 TOTAL = Money("CHF", 120 * 10**9)
 
@@ -42,9 +40,7 @@ Step = Callable[[Order, datetime], None]
 
 
 def place() -> Order:
-    return Order.place(
-        order_id="o1", user_id="u1", lines=LINES, ship_to=HOME, payment_token="tok_ok", now=NOW
-    )
+    return Order.place(order_id="o1", user_id="u1", lines=LINES, ship_to=HOME, payment_token="tok_ok", now=NOW)
 
 
 def in_state(state: State) -> Order:
@@ -151,9 +147,7 @@ def test_a_cancelled_order_tells_why(step: Step, state: State, reason: CancelRea
     order = in_state(state)
     step(order, LATER)
     assert order.cancel_reason is reason
-    assert order.take_recorded() == [
-        OrderCancelled(order_id="o1", reason=Reason.Value(f"CANCEL_REASON_{reason}"))
-    ]
+    assert order.take_recorded() == [OrderCancelled(order_id="o1", reason=Reason.Value(f"CANCEL_REASON_{reason}"))]
 
 
 def test_a_prepared_shipment_confirms_the_order() -> None:
@@ -189,16 +183,12 @@ def test_only_completed_and_cancelled_orders_have_ended(state: State) -> None:
 
 def test_states_and_reasons_are_those_of_the_contract() -> None:
     assert {f"ORDER_STATE_{state}" for state in State} == set(OrderState.keys()) - {"ORDER_STATE_UNSPECIFIED"}
-    assert {f"CANCEL_REASON_{reason}" for reason in CancelReason} == set(Reason.keys()) - {
-        "CANCEL_REASON_UNSPECIFIED"
-    }
+    assert {f"CANCEL_REASON_{reason}" for reason in CancelReason} == set(Reason.keys()) - {"CANCEL_REASON_UNSPECIFIED"}
 
 
 def request(**changed: Any) -> CreateOrderRequest:
     fields = {"user_id": "u1", "lines": [line("chair", 2)], "payment_token": "tok_ok", "ship_to": HOME}
-    return CreateOrderRequest(
-        **{key: value for key, value in {**fields, **changed}.items() if value is not None}
-    )
+    return CreateOrderRequest(**{key: value for key, value in {**fields, **changed}.items() if value is not None})
 
 
 def line(sku: str, quantity: int = 1) -> NewOrderLine:

@@ -124,9 +124,7 @@ def test_a_decline_that_comes_after_the_cancel_ends_it() -> None:
     assert (paid.state, paid.take_recorded()) == (State.FAILED, [FAILED])
 
 
-@pytest.mark.parametrize(
-    "journal", [*others(State.NEW, State.PENDING, State.COMPLETED), [REQUESTED, CANCELLED]]
-)
+@pytest.mark.parametrize("journal", [*others(State.NEW, State.PENDING, State.COMPLETED), [REQUESTED, CANCELLED]])
 def test_a_cancel_changes_nothing_where_nothing_is_to_be_undone(journal: list[Message]) -> None:
     paid = payment(*journal)
     assert not paid.cancel()

@@ -35,9 +35,7 @@ def test_a_new_product_is_at_revision_one_and_tells_what_copies_need() -> None:
     assert (product.sku, product.title, product.description) == ("chair", "Chair", "To sit on")
     assert (product.price, product.active, product.revision) == (Money("CHF", 12_500_000_000), True, 1)
     assert (product.create_time, product.update_time, product.version) == (NOW, NOW, 0)
-    assert product.take_recorded() == [
-        ProductCreated(sku="chair", title="Chair", price=PRICE, active=True, revision=1)
-    ]
+    assert product.take_recorded() == [ProductCreated(sku="chair", title="Chair", price=PRICE, active=True, revision=1)]
 
 
 def test_a_title_is_trimmed() -> None:
@@ -123,9 +121,7 @@ def test_any_single_field_can_change(change: dict[str, Any]) -> None:
     assert [type(event) for event in product.take_recorded()] == [ProductUpdated]
 
 
-@pytest.mark.parametrize(
-    "same", [{}, {"title": "Chair ", "description": "To sit on", "price": PRICE, "active": True}]
-)
+@pytest.mark.parametrize("same", [{}, {"title": "Chair ", "description": "To sit on", "price": PRICE, "active": True}])
 def test_a_change_that_changes_nothing_is_no_change(same: dict[str, Any]) -> None:
     product = created()
     product.change(**same, now=LATER)

@@ -108,9 +108,7 @@ def test_hearing_the_same_twice_does_not_make_up_for_what_is_missing(order: tupl
 
 @pytest.mark.parametrize("hear", WAITS_FOR)
 @pytest.mark.parametrize("make", [prepared, dispatched, delivered, cancelled])
-def test_what_a_shipment_waited_for_changes_nothing_afterwards(
-    make: Callable[[], Shipment], hear: Hears
-) -> None:
+def test_what_a_shipment_waited_for_changes_nothing_afterwards(make: Callable[[], Shipment], hear: Hears) -> None:
     shipment = make()
     before = state_of(shipment)
     hear(shipment, LATER)

@@ -216,9 +216,7 @@ async def test_an_event_that_is_too_large_costs_only_its_own_command(instance: I
     ],
     ids=["breaks a unique key", "does not fit its column", "has no state to tell", "asks nonsense"],
 )
-async def test_a_command_that_cannot_be_saved_costs_only_itself(
-    instance: Instance, rows: Rows, spoil: Command
-) -> None:
+async def test_a_command_that_cannot_be_saved_costs_only_itself(instance: Instance, rows: Rows, spoil: Command) -> None:
     await instance.writer.run(lambda work: work.add(marks, Mark("m1", "taken")))
     answers = await instance.together(put("a", 1), lambda work: (deposit(work, "a", 0, 2), spoil(work)), put("b", 4))
     assert [isinstance(answer, Exception) for answer in answers] == [False, True, False]
@@ -324,9 +322,7 @@ async def test_every_caller_gets_an_answer_whatever_a_command_raises(instance: I
 
 
 @on_sqlite
-async def test_a_writer_that_closes_finishes_what_waits_and_takes_nothing_more(
-    database_url: str, rows: Rows
-) -> None:
+async def test_a_writer_that_closes_finishes_what_waits_and_takes_nothing_more(database_url: str, rows: Rows) -> None:
     instance = Instance(database_url)
     async with instance:
         async with instance.busy():
