@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from contextlib import asynccontextmanager
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import databases
@@ -169,7 +170,7 @@ async def publish_all(broker: Broker, messages: Sequence[Outgoing]) -> None:
 def order_created(number: int) -> Outgoing:
     """Return the event of an order of one line, as its owner would publish it."""
     order_id, event_id = new_id(), new_id()
-    line = OrderLine(sku=databases.sku(number), quantity=1, unit_price=_PRICE)
+    line = OrderLine(sku=databases.sku(Random(number).randrange(databases.SKUS)), quantity=1, unit_price=_PRICE)
     event = OrderCreated(order_id=order_id, user_id="bench", lines=[line], total=_PRICE, payment_token="tok_ok")
     event.ship_to.region_code = "CH"
     event.ship_to.address_lines.append("Bahnhofstrasse 1, 8001 Zürich")

@@ -43,9 +43,9 @@ class Sql(Protocol):
         """Return the rows whose `key` is among `keys`, by `order`, locked in that order if the database can."""
 
     def mark(
-        self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any
+        self, connection: Connection, table: Table, key: str, keys: Sequence[int], column: str, value: Any
     ) -> None:
-        """Set one column of the rows whose `key` is among `keys` to one value."""
+        """Set one column of the rows whose `key` is among `keys`, numbers in rising order, to one value."""
 
     def delete(self, connection: Connection, table: Table, keys: Sequence[tuple[Any, ...]]) -> None:
         """Delete rows by primary key."""
@@ -99,9 +99,13 @@ class Sqlite:
         return connection.exec_driver_sql(statement, wanted).all()
 
     def mark(
-        self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any
+        self, connection: Connection, table: Table, key: str, keys: Sequence[int], column: str, value: Any
     ) -> None:
         """See `Sql.mark`."""
+        if keys[-1] - keys[0] + 1 == len(keys):  # the rule, and one statement instead of many
+            statement = f"UPDATE {table.name} SET {column} = ? WHERE {key} BETWEEN ? AND ?"
+            connection.exec_driver_sql(statement, (value, keys[0], keys[-1]))
+            return
         statement = f"UPDATE {table.name} SET {column} = ? WHERE {key} = ?"
         connection.exec_driver_sql(statement, [(value, one) for one in keys])
 
@@ -153,7 +157,7 @@ class Postgres:
         return connection.exec_driver_sql(statement, (list(keys),)).all()
 
     def mark(
-        self, connection: Connection, table: Table, key: str, keys: Sequence[Any], column: str, value: Any
+        self, connection: Connection, table: Table, key: str, keys: Sequence[int], column: str, value: Any
     ) -> None:
         """See `Sql.mark`."""
         statement = f"UPDATE {table.name} SET {column} = %s WHERE {key} = ANY(%b::{_pg_type(table.c[key])}[])"

@@ -288,6 +288,9 @@ def attempt(work: UnitOfWork, unit: Unit[R]) -> Done[R] | Failed:
     except Exception as error:
         work.undo()
         return Failed(error)
+    except SystemExit:  # which would end the writer's thread, and leave the service without one
+        work.undo()
+        return Failed(RuntimeError("it tried to end the process"))
     return Done(value)
 
 

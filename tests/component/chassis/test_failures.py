@@ -191,6 +191,14 @@ async def test_a_refusal_is_not_tried_again(world: World, then: str) -> None:
 
 
 @on_sqlite
+async def test_a_handler_that_tries_to_end_the_process_fails_like_any_other(world: World) -> None:
+    await world.feed.send(task("a", 1, "quit"), task("a", 2))
+    async with world.running(retry_attempts=2):
+        await world.until_seen("a", [2])
+    assert dead(world) == [("EXHAUSTED", "a", 2, "RuntimeError: it tried to end the process")]
+
+
+@on_sqlite
 async def test_being_unavailable_is_no_refusal(world: World) -> None:
     await world.feed.send(task("a", 1, "unavailable:2"))
     toy = Toy()

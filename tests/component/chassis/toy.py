@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections import Counter
 from datetime import timedelta
@@ -229,6 +230,8 @@ class Toy:
                 raise Refused("TOLD_TO", "told to refuse")
             case "missing":
                 raise NotFound("thing", detail)
+            case "quit":
+                sys.exit("told to end")
             case "exit" if not detail or self._lives(detail):
                 os._exit(9)
             case "mark":
