@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _log = logs.logger("weft.pull")
 _NANOS = 1_000_000_000
+_SILENT = 4
 
 
 class Pull:
@@ -47,7 +48,9 @@ class Pull:
         self._asked = 0
         self._last_consumer_seq = 0
         self._last_seq = 0
-        self._last_heard = 0.0
+        # Whether anything came since the last heartbeat was due, and how many of those nothing came before.
+        self._heard = True
+        self._silent = 0
         self._broken = ""
         self._replies: deque[tuple[int, str]] = deque()
 
@@ -65,7 +68,8 @@ class Pull:
         self._last_consumer_seq = 0
         self._last_seq = position
         self._broken = ""
-        self._last_heard = asyncio.get_running_loop().time()
+        self._heard = True
+        self._silent = 0
         client = self._broker.client
         self._subscription = await client.deliver_to(client.new_inbox(), self._receive)
         await self._ask()
@@ -96,7 +100,9 @@ class Pull:
             try:
                 await asyncio.wait_for(self._arrived.wait(), self._heartbeat)
             except TimeoutError:
-                if asyncio.get_running_loop().time() - self._last_heard > 4 * self._heartbeat:
+                self._silent = 0 if self._heard else self._silent + 1
+                self._heard = False
+                if self._silent == _SILENT:
                     self.doubt("the broker is silent")
         self._check()
         # Those of a burst that are on the socket already come along.
@@ -138,7 +144,7 @@ class Pull:
             self.doubt(f"cannot ask for messages: {error}")
 
     def _receive(self, subject: str, reply: str, headers: dict[str, str], body: bytes) -> None:
-        self._last_heard = asyncio.get_running_loop().time()
+        self._heard = True
         if reply.startswith("$JS.ACK."):
             self._accept(subject, reply, headers, body)
         elif status := headers.get("Status"):
