@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import string
+import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,15 @@ import orjson
 import pytest
 
 from commerce.order.v1.order_events_pb2 import OrderConfirmed, OrderCreated
-from tests.component.chassis.toy import Toy, task
+from tests.component.chassis.toy import Mark, Toy, marks, task
 from tests.component.chassis.world import on_postgres, on_sqlite
 from tests.component.support import running
+from weft.domain import Unavailable
 from weft.testing import eventually
 
 if TYPE_CHECKING:
     from tests.component.chassis.world import Row, World
+    from weft import UnitOfWork
 
 CREATED = OrderCreated.DESCRIPTOR.full_name
 
@@ -138,6 +141,40 @@ async def test_events_that_arrive_while_their_predecessors_are_retried_keep_thei
         for account in range(2):
             seen = world.rows.seen(f"a{account}")
             assert seen == sorted(seen)
+
+
+class Stuck(Toy):
+    """Fails at first; the second time it waits, and then does what cannot be saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def take(self, work: UnitOfWork, event: OrderCreated) -> None:
+        super().take(work, event)
+        if event.payment_token != "stuck":
+            return
+        if self.tries["a/1"] == 1:
+            raise Unavailable("not yet")
+        if self.tries["a/1"] == 2:
+            self.reached.set()
+            assert self.go.wait(10)
+            work.add(marks, Mark("second", "taken"))
+
+
+@on_sqlite
+async def test_an_event_does_not_overtake_a_parked_one_whose_retry_could_not_be_saved(world: World) -> None:
+    """Its batch waits right behind that retry, and begins before anybody has heard of the failure."""
+    toy = Stuck()
+    async with world.running(toy) as service:
+        await world.feed.send(task("x", 0, "mark:taken"))
+        await world.until_seen("x", [0])
+        await world.feed.send(task("a", 1, "stuck"))
+        await eventually(toy.reached.is_set)
+        await world.feed.send(task("a", 2))
+        await eventually(lambda: service.writer._transactions, what="the batch waits for the writer")
+        toy.go.set()
+        await world.until_seen("a", [1, 2])
 
 
 async def test_parked_events_go_on_after_a_restart_though_nothing_new_arrives(world: World) -> None:
