@@ -5,9 +5,11 @@ holds services to that. Behind them, by concept:
 
     data         database  tables  sql  store  work (unit of work)  writer (and readers)  changes  migrations/
     events       events (CloudEvents)  broker  wire  relay (outbox)  pull  consumer (inbox)  parking  letters
+    callers      identity  access (rules of the contract)  tokens (JWT, the issuer's keys)
     promises     intents (calls to the outside, timers)  leases
     gRPC         grpc_server  grpc_calls  grpc_client  status (errors)  health  deadlines  breaker  pages
-    operations   service (start to drain)  settings  startup  logs  tracing  trace_context  ops  ports  tasks  clock
+    operations   service (start to drain)  settings  secret_files  startup  ops  ports  tasks  clock
+    to be seen   logs  tracing  trace_context
     servers      embedded (a real NATS and PostgreSQL as child processes), with _child, _attached, _postgres
 
 Names are imported when they are first used, so that a program pays only for what it needs.
@@ -19,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weft import deadlines, logs, pages
+    from weft import deadlines, identity, logs, pages
     from weft.breaker import CircuitBreaker
     from weft.changes import Changes, Watch
     from weft.clock import Clock, from_micros, micros, timestamp
@@ -81,6 +83,7 @@ __all__ = [
     "connect",
     "deadlines",
     "from_micros",
+    "identity",
     "loads",
     "logs",
     "micros",
@@ -91,7 +94,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("deadlines", "logs", "pages"):
+    if name in ("deadlines", "identity", "logs", "pages"):
         return import_module(f"weft.{name}")
     home = _HOME.get(name)
     if home is None:

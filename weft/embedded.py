@@ -22,10 +22,18 @@ from pathlib import Path
 from typing import Self
 
 from weft._child import Child
-from weft._postgres import Postgres
+from weft._postgres import Postgres, postgres_command
 from weft.startup import CannotStart
 
-__all__ = ["CannotStart", "NatsServer", "Postgres", "configure_nats", "find_nats_server", "free_port"]
+__all__ = [
+    "CannotStart",
+    "NatsServer",
+    "Postgres",
+    "configure_nats",
+    "find_nats_server",
+    "free_port",
+    "postgres_command",
+]
 
 _LOWEST_PORT = 10_240
 _TRIES = 200

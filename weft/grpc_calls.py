@@ -1,4 +1,4 @@
-"""What happens at the edge to every gRPC call: trace, ids in the logs, deadline, errors, one line about it.
+"""What happens at the edge to every gRPC call: trace, caller, deadline, ids in the logs, errors, one line about it.
 
 Each method is wrapped once, when its servicer is added. The wrapper is one coroutine, so nothing leaks into
 another call, and a cancellation goes straight to the servicer.
@@ -18,7 +18,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.trace import StatusCode
 
-from weft import deadlines, logs
+from weft import deadlines, identity, logs
+from weft.access import Door
 from weft.domain import InvalidInput, Unavailable, Violation
 from weft.status import CODES, OURS, error_id_of, is_outage, status_of
 from weft.tracing import SpanKind, TraceContext
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from google.rpc.status_pb2 import Status
     from opentelemetry.trace import Span
 
+    from weft.tokens import Verifier
     from weft.tracing import Tracing
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -82,8 +84,9 @@ class Methods(grpc.GenericRpcHandler):
 class Edge:
     """Wraps methods; see the module."""
 
-    def __init__(self, tracing: Tracing, default_deadline: float, stream_deadline: float) -> None:
+    def __init__(self, tracing: Tracing, verifier: Verifier, default_deadline: float, stream_deadline: float) -> None:
         self._tracing = tracing
+        self._verifier = verifier
         self._default_deadline = default_deadline
         self._stream_deadline = stream_deadline
         self._arrived = 0
@@ -114,22 +117,21 @@ class Edge:
     def _serving(self, name: str, handler: Handler) -> Answer:
         tracing, attributes = self._tracing, {"rpc.system.name": "grpc", "rpc.method": name}
         default = self._stream_deadline if handler.response_streaming else self._default_deadline
-        run = _running(name, handler, default)
+        run = _running(name, handler, default, Door(name, self._verifier))
 
         async def serve(message: Any, context: Context) -> Any:
             self._arrived += 1
             call = _Call(name)
-            # Here is what the caller sent besides the message; its identity will be checked here too.
-            caller = _trace_of(cast("_Metadata", context.invocation_metadata()))
+            place, authorization = _sent_beside(cast("_Metadata", context.invocation_metadata()))
             left = cast("float | None", context.time_remaining())
             with (
-                tracing.span(name, kind=SpanKind.SERVER, attributes=attributes, parent=caller, reports=False) as span,
+                tracing.span(name, kind=SpanKind.SERVER, attributes=attributes, parent=place, reports=False) as span,
                 deadlines.within(default if left is None else left),
             ):
                 try:
                     if self._refusing:
                         raise Unavailable("this instance is stopping: try again")
-                    reply = await run(message, context, left, call)
+                    reply = await run(message, context, left, call, authorization)
                     call.code = cast("grpc.StatusCode | None", context.code()) or grpc.StatusCode.OK
                     return reply
                 except grpc.aio.AbortError:
@@ -151,14 +153,15 @@ class Edge:
         return serve
 
 
-def _running(name: str, handler: Handler, default: float) -> Callable[..., Awaitable[Any]]:
+def _running(name: str, handler: Handler, default: float, door: Door) -> Callable[..., Awaitable[Any]]:
     answer, decode, encode = _answer_of(handler), _decoder_of(name, handler), _encoder_of(handler)
 
-    async def run(message: Any, context: Context, left: float | None, call: _Call) -> Any:
+    async def run(message: Any, context: Context, left: float | None, call: _Call, authorization: str) -> Any:
+        caller = await door.admit(authorization)
         request = decode(message)
         if isinstance(request, Message):
             call.ids = logs.ids_of(request)
-        with logs.Bound(call.ids):
+        with logs.Bound(call.ids), identity.Acting(caller):
             if left is not None:  # gRPC itself cancels this task when the caller's deadline passes.
                 return encode(await answer(request, context))
             async with asyncio.timeout(default):
@@ -167,14 +170,17 @@ def _running(name: str, handler: Handler, default: float) -> Callable[..., Await
     return run
 
 
-def _trace_of(metadata: _Metadata) -> TraceContext:
-    parent, states = "", []
+def _sent_beside(metadata: _Metadata) -> tuple[TraceContext, str]:
+    """Return what the caller sent besides the message: its place in a trace, and its `authorization`."""
+    parent, states, authorization = "", [], ""
     for key, value in metadata:
         if key == "traceparent":
             parent = value
         elif key == "tracestate":
             states.append(value)
-    return TraceContext.of(parent, ",".join(states))
+        elif key == "authorization":
+            authorization = value
+    return TraceContext.of(parent, ",".join(states)), authorization
 
 
 def _answer_of(handler: Handler) -> Answer:

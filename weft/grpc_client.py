@@ -1,7 +1,8 @@
 """gRPC channels to other services: deadlines and traces passed on, retries only where they are safe.
 
 Calls through a channel of `connect` are those of the bare `grpc.aio` channel that it wraps: they are awaited,
-read and cancelled as usual. Each gets a deadline, a traceparent, and a CLIENT span where one is recorded.
+read and cancelled as usual. Each gets a deadline, the caller's token, a traceparent, and a CLIENT span where one
+is recorded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import orjson
 from google.protobuf.descriptor_pb2 import MethodOptions
 from opentelemetry.trace import StatusCode
 
-from weft import deadlines
+from weft import deadlines, identity
 from weft.tracing import SpanKind, TraceContext
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ def connect(
     """Return a channel to `address` (`host:port`, or a gRPC name); it connects when it is first used.
 
     A call takes at most `timeout` seconds if its caller sets no other, and never longer than the call in
-    progress here has left. Of `services`, the methods that the contract marks as `NO_SIDE_EFFECTS` or
-    `IDEMPOTENT` are tried up to `attempts` times (2 to 5; 1: never again) while the answer is UNAVAILABLE.
+    progress here has left; it carries that call's token on. Of `services`, the methods that the contract marks
+    as `NO_SIDE_EFFECTS` or `IDEMPOTENT` are tried up to `attempts` times (2 to 5; 1: never again) while the
+    answer is UNAVAILABLE.
     """
     options = {**_OPTIONS, "grpc.service_config": _service_config(services, attempts)}
     return Channel(address, tuple(options.items()), _Outbound(address, tracing, timeout))
@@ -129,7 +131,7 @@ class _Method:
         call = self._bare(
             *request,
             timeout=wanted if left is None else min(wanted, left),
-            metadata=_with_trace(metadata or (), TraceContext.of_span(span)),
+            metadata=_with_context(metadata or (), TraceContext.of_span(span)),
             **options,
         )
         if span.is_recording():
@@ -137,8 +139,10 @@ class _Method:
         return call
 
 
-def _with_trace(metadata: _Metadata, place: TraceContext) -> _Metadata:
+def _with_context(metadata: _Metadata, place: TraceContext) -> _Metadata:
     others = [pair for pair in metadata if pair[0] not in _TRACE_KEYS]
+    if (bearer := identity.bearer()) and not any(key == "authorization" for key, _ in others):
+        others.append(("authorization", bearer))
     if place.tracestate:
         others.append(("tracestate", place.tracestate))
     return (*others, ("traceparent", place.traceparent))

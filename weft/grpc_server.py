@@ -24,6 +24,7 @@ from weft.health import Health
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from weft.tokens import Verifier
     from weft.tracing import Tracing
 
 _MIB = 1024 * 1024
@@ -52,6 +53,7 @@ class GrpcServer:
         self,
         *,
         tracing: Tracing,
+        verifier: Verifier,
         host: str = "127.0.0.1",
         port: int = 0,
         default_deadline: float = 10.0,
@@ -66,7 +68,7 @@ class GrpcServer:
         """Set when `drain` begins: servicers end their streams then."""
         self._port_setting = port_setting
         self._options = {**_OPTIONS, "grpc.max_concurrent_streams": max_concurrent_streams}
-        self._edge = Edge(tracing, default_deadline, stream_deadline)
+        self._edge = Edge(tracing, verifier, default_deadline, stream_deadline)
         self._methods = Methods(self._edge)
         self._services: list[str] = []
         self._server: grpc.aio.Server | None = None

@@ -1,4 +1,4 @@
-"""The operations port of one service: /livez, /readyz and /metrics over HTTP."""
+"""The operations port of one service: /livez, /readyz, /metrics, and pages of its own, over HTTP."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import orjson
 import uvicorn
 from prometheus_client.exposition import choose_encoder
 
-from weft import ports
+from weft import logs, ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractContextManager
     from socket import socket
 
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
     Check = Callable[[], bool | str]
     Page = tuple[int, str, bytes]
+    Produce = Callable[[], Awaitable[tuple[str, bytes]]]
+    """Returns a page's content type and body."""
 
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
+_OURS = ("/livez", "/readyz", "/metrics")
+_log = logs.logger("weft.ops")
 
 
 class OpsServer:
@@ -33,7 +37,7 @@ class OpsServer:
     `checks` tell, by name, whether the service is ready: `True` or `"ok"` is good, `False` or any other text,
     which says why, is not; nor is a check that raises. They run on the event loop at each request, so they
     only look at what is known. `/readyz` answers 200 or 503, `/livez` always 200, `/metrics` what is in
-    `registry`.
+    `registry`; each of `pages` what it produces, or 503 if it raises.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class OpsServer:
         checks: Mapping[str, Check],
         registry: CollectorRegistry,
         *,
+        pages: Mapping[str, Produce] | None = None,
         port_setting: str = "WEFT_OPS_PORT",
     ) -> None:
         self.host = host
@@ -50,6 +55,7 @@ class OpsServer:
         """The port it was told to take; once started, the one it listens on."""
         self._checks = checks
         self._registry = registry
+        self._pages = pages or {}
         self._port_setting = port_setting
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -89,7 +95,7 @@ class OpsServer:
             return
         headers = dict(scope["headers"])
         accept = headers.get(b"accept", b"").decode("latin-1")
-        status, kind, body = self._page(scope["method"], scope["path"], accept)
+        status, kind, body = await self._page(scope["method"], scope["path"], accept)
         fields = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
         if status == 405:
             fields.append((b"allow", b"GET, HEAD"))
@@ -97,20 +103,30 @@ class OpsServer:
         shown = b"" if scope["method"] == "HEAD" else body
         await send({"type": "http.response.body", "body": shown, "more_body": False})
 
-    def _page(self, method: str, path: str, accept: str) -> Page:
-        if path not in ("/livez", "/readyz", "/metrics"):
-            return 404, _TEXT, b"there is /livez, /readyz and /metrics\n"
+    async def _page(self, method: str, path: str, accept: str) -> Page:
+        if path not in (*_OURS, *self._pages):
+            return 404, _TEXT, f"there is {', '.join((*_OURS, *self._pages))}\n".encode()
         if method not in ("GET", "HEAD"):
             return 405, _TEXT, b"only GET and HEAD\n"
         if path == "/metrics":
             encode, kind = choose_encoder(accept)
             return 200, kind, encode(self._registry)
+        if produce := self._pages.get(path):
+            return await _produced(produce, path)
         return self._readiness() if path == "/readyz" else (200, _JSON, _json("ok", {}))
 
     def _readiness(self) -> Page:
         results = {name: _result(check) for name, check in self._checks.items()}
         ready = all(result == "ok" for result in results.values())
         return (200, _JSON, _json("ok", results)) if ready else (503, _JSON, _json("not ready", results))
+
+
+async def _produced(produce: Produce, path: str) -> Page:
+    try:
+        return 200, *await produce()
+    except Exception as error:
+        _log.warning("a page cannot be shown", path=path, error=f"{type(error).__name__}: {error}")
+        return 503, _TEXT, b"not now; try again\n"
 
 
 def _result(check: Check) -> str:

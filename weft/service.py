@@ -8,8 +8,8 @@ import gc
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -31,16 +31,19 @@ from weft.pull import BrokerTrouble
 from weft.relay import Relay
 from weft.startup import CannotStart
 from weft.tasks import end
+from weft.tokens import SigningKeys, Verifier, fetch_from
 from weft.tracing import Tracing
 from weft.writer import Reader, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
+    from weft.ops import Produce
     from weft.settings import ServiceSettings
+    from weft.tokens import Fetch
     from weft.work import Flushed
 
 _log = logs.logger("weft.service")
@@ -87,8 +90,11 @@ class Service:
         )
         self.reader = Reader(self.database, settings.read_threads)
         self.broker = Broker(settings.nats_url, settings.instance)
+        self._fetch_keys: Fetch | None = fetch_from(settings.jwks_url) if settings.jwks_url else None
+        self._keys = SigningKeys(self._fetched_keys, settings.jwks_refresh)
         self.grpc = GrpcServer(
             tracing=self.tracing,
+            verifier=Verifier(self._keys, issuer=settings.token_issuer, audience=settings.token_audience),
             host=settings.grpc_host,
             port=settings.grpc_port,
             default_deadline=settings.default_deadline,
@@ -101,6 +107,8 @@ class Service:
         self._relay: Relay | None = None
         self._leases: Leases | None = None
         self._resources: list[Callable[[], Awaitable[None]]] = []
+        self._preparations: list[Callable[[], Awaitable[None]]] = []
+        self._pages: dict[str, Produce] = {}
         self._closing = AsyncExitStack()
         self._failed: asyncio.Future[None] | None = None
         self._in_touch_since = 0
@@ -138,6 +146,28 @@ class Service:
         """Close a resource of the service's own when it stops."""
         self._resources.append(resource)
 
+    def trusts(self, fetch: Fetch) -> None:
+        """Verify tokens with the keys that `fetch` returns, instead of those at `settings.jwks_url`."""
+        self._fetch_keys = fetch
+
+    def shows(self, path: str, produce: Produce) -> None:
+        """Show a page on the operations port."""
+        self._pages[path] = produce
+
+    def before_serving(self, prepare: Callable[[], Awaitable[None]]) -> None:
+        """Have `prepare` run once the database is open, before anything is served. It may raise `CannotStart`."""
+        self._preparations.append(prepare)
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """Within the `with`, units of work can run, and nothing else does.
+
+        What they record is published by whichever instance works, or once one does. Raises `CannotStart`.
+        """
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            yield
+
     async def start(self) -> None:
         """Open the database, listen, and begin to work; returns before the broker is there.
 
@@ -145,26 +175,46 @@ class Service:
         """
         stack = self._closing
         with logs.bound(service=self.name, instance=self.settings.instance):
+            if self._fetch_keys is None:
+                raise CannotStart(
+                    "set WEFT_JWKS_URL: callers' tokens are verified with the keys that the issuer publishes there, "
+                    "as user does at http://HOST:OPS_PORT/.well-known/jwks.json"
+                )
             self._failed = asyncio.get_running_loop().create_future()
-            stack.callback(self.database.close)
-            await asyncio.to_thread(self.database.open)
-            self.writer.start()
-            stack.push_async_callback(self.writer.close)
-            stack.callback(self.reader.close)
+            await self._open(stack)
             stack.push_async_callback(self.tracing.close)
             for resource in self._resources:
                 stack.push_async_callback(resource)
+            for prepare in self._preparations:
+                await prepare()
+            stack.push_async_callback(end, asyncio.create_task(self._keys.run(), name=f"keys-{self.name}"))
             await self._listen()
             stack.push_async_callback(self.broker.close)
             working = asyncio.create_task(self._work(), name=f"weft-{self.name}")
             working.add_done_callback(self._ended)
             stack.push_async_callback(end, working)
 
+    async def _open(self, stack: AsyncExitStack) -> None:
+        stack.callback(self.database.close)
+        await asyncio.to_thread(self.database.open)
+        self.writer.start()
+        stack.push_async_callback(self.writer.close)
+        stack.callback(self.reader.close)
+
+    async def _fetched_keys(self) -> Mapping[str, Any]:
+        assert self._fetch_keys is not None, "checked at the start"
+        return await self._fetch_keys()
+
     async def _listen(self) -> None:
         settings = self.settings
         checks = {"started": lambda: self.ready}
         ops = OpsServer(
-            settings.grpc_host, settings.ops_port, checks, self.metrics, port_setting=self._port_setting("OPS")
+            settings.grpc_host,
+            settings.ops_port,
+            checks,
+            self.metrics,
+            pages=self._pages,
+            port_setting=self._port_setting("OPS"),
         )
         self.ops_port = await ops.start()
         self._closing.push_async_callback(ops.close)
@@ -293,7 +343,28 @@ class Service:
             _log.info("stopped")
 
 
-def run(build: Callable[[], Sequence[Service]]) -> NoReturn:
+class _Settings(Protocol):
+    """What the process takes from the settings of what it hosts."""
+
+    @property
+    def log_level(self) -> str: ...
+    @property
+    def log_format(self) -> Literal["auto", "json", "text"]: ...
+    @property
+    def die_with_parent(self) -> bool: ...
+
+
+class Hosted(Protocol):
+    """What a process can host: a `Service`, or what starts, stops and fails as one does."""
+
+    @property
+    def settings(self) -> _Settings: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def failed(self) -> None: ...
+
+
+def run(build: Callable[[], Sequence[Hosted]]) -> NoReturn:
     """Run services as this process until SIGTERM or SIGINT, and end it.
 
     Exit codes: 0 after a clean stop, 1 after a crash, 2 when the operator has to mend something first, which
@@ -320,7 +391,7 @@ def _setting_at_fault(error: ErrorDetails) -> str:
     return f"WEFT_{name}: {error['msg']}"
 
 
-async def _run(services: Sequence[Service]) -> None:
+async def _run(services: Sequence[Hosted]) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SecretsSettingsSource, SettingsConfigDict
+
+from weft.secret_files import secrets_folder
+
+if TYPE_CHECKING:
+    from pydantic.config import JsonDict
+    from pydantic_settings import PydanticBaseSettingsSource
+
+_SECRET: JsonDict = {"secret": True}
+"""Marks a setting that may hold a password: rather in a file than in the environment."""
 
 
 class ServiceSettings(BaseSettings):
     """Settings that every service has; a service with more of its own subclasses it.
 
-    Each is read from the environment variable `WEFT_<NAME>`, once, at the start.
+    Each is read from the environment variable `WEFT_<NAME>`, or else from the file of that name in a folder of
+    secrets (see `weft.secret_files`), once, at the start.
     """
 
     model_config = SettingsConfigDict(env_prefix="WEFT_", frozen=True, extra="ignore")
 
-    database_url: str = Field(description="SQLAlchemy URL of the service's own database: SQLite or PostgreSQL.")
-    nats_url: str = Field("nats://127.0.0.1:4222", description="The NATS server or cluster, comma-separated.")
+    database_url: str = Field(
+        description="SQLAlchemy URL of the service's own database: SQLite or PostgreSQL.", json_schema_extra=_SECRET
+    )
+    nats_url: str = Field(
+        "nats://127.0.0.1:4222", description="The NATS server or cluster, comma-separated.", json_schema_extra=_SECRET
+    )
     instance: str = Field("1", min_length=1, description="This instance's name, unique among its service's.")
 
     grpc_host: str = Field("127.0.0.1", description="Address on which gRPC listens.")
@@ -26,6 +40,13 @@ class ServiceSettings(BaseSettings):
     ops_port: int = Field(0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 takes any.")
     default_deadline: float = Field(10.0, gt=0, description="Seconds a call may take when its caller set no deadline.")
     drain_seconds: float = Field(10.0, ge=0, description="Seconds that accepted work gets to finish on SIGTERM.")
+
+    jwks_url: str = Field(
+        "", description="Where the token issuer publishes its keys: http, https or file URL of a JWKS."
+    )
+    jwks_refresh: float = Field(300.0, gt=0, description="Seconds between two looks at the issuer's keys.")
+    token_issuer: str = Field("weft", min_length=1, description="The `iss` that tokens must have.")
+    token_audience: str = Field("weft", min_length=1, description="The `aud` that tokens must name.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")
@@ -40,6 +61,19 @@ class ServiceSettings(BaseSettings):
     lease_seconds: float = Field(5.0, gt=0, description="Silence after which another instance takes over a lease.")
     outbox_retention_hours: float = Field(168.0, gt=0, description="How long published events can be republished.")
     die_with_parent: bool = Field(False, description="End when the process that started this one ends.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Look in files for what neither the caller nor the environment says. Raises `CannotStart`."""
+        files = SecretsSettingsSource(settings_cls, secrets_dir=secrets_folder())
+        return init_settings, env_settings, files
 
     @field_validator("nats_url")
     @classmethod

@@ -23,7 +23,18 @@ from google.rpc.status_pb2 import Status
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from weft.domain import AlreadyExists, InvalidInput, NotFound, Refused, Unavailable, WeftError, new_id
+from weft.domain import (
+    AlreadyExists,
+    Exhausted,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    Refused,
+    Unauthenticated,
+    Unavailable,
+    WeftError,
+    new_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,6 +113,12 @@ def _status_of_ours(error: WeftError) -> Status:
             return _status(grpc.StatusCode.ALREADY_EXISTS, str(error), error.slug, [_resource(error)])
         case Refused():
             return _status(grpc.StatusCode.FAILED_PRECONDITION, str(error), error.reason)
+        case Unauthenticated():
+            return _status(grpc.StatusCode.UNAUTHENTICATED, str(error), error.reason)
+        case PermissionDenied():
+            return _status(grpc.StatusCode.PERMISSION_DENIED, str(error), error.slug)
+        case Exhausted():
+            return _status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.slug, [_retry(error.retry_after)])
         case Unavailable():
             return _status(grpc.StatusCode.UNAVAILABLE, str(error), error.slug, [_retry(error.retry_after)])
     return _status(grpc.StatusCode.FAILED_PRECONDITION, str(error), error.slug)

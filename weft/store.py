@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from weft.sql import find_row
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -87,7 +89,7 @@ class Store(Generic[T]):
 
     def find(self, connection: Connection, key: str) -> T | None:
         """Return one aggregate for reading, or None."""
-        row = connection.execute(self.table.select().where(self.table.c[self._key] == key)).one_or_none()
+        row = find_row(connection, self.table, self._key, key)
         return None if row is None else self._from_row(row)
 
     def from_rows(self, rows: Iterable[Any]) -> list[T]:

@@ -1,4 +1,4 @@
-"""What a team's own tests need: real servers for a test, events read back, and waiting for conditions.
+"""What a team's own tests need: real servers for a test, tokens, events read back, and waiting for conditions.
 
 Nothing here depends on a test framework.
 """
@@ -12,13 +12,18 @@ import tempfile
 import time
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast, overload
 
+import jwt
+import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 from nats.js.errors import NotFoundError
 
+from weft.domain import new_id
 from weft.embedded import NatsServer, Postgres, free_port
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
     from nats.js import JetStreamContext
 
-__all__ = ["EventReader", "StoredEvent", "eventually", "free_port", "nats_server", "postgres"]
+__all__ = ["EventReader", "Issuer", "StoredEvent", "eventually", "free_port", "nats_server", "postgres"]
 
 T = TypeVar("T")
 
@@ -187,3 +192,39 @@ def _parse(type_name: str, data: bytes) -> Message | None:
         return message_factory.GetMessageClass(descriptor).FromString(data)
     except (KeyError, DecodeError):
         return None
+
+
+class Issuer:
+    """Issues tokens that services trust whose `jwks_url` is this one's."""
+
+    def __init__(self, folder: Path, *, issuer: str = "weft", audience: str = "weft") -> None:
+        """Make a key, and publish it in a file in `folder`."""
+        self._issuer = issuer
+        self._audience = audience
+        self._file = folder / f"jwks-{new_id()}.json"
+        self._published: list[dict[str, str]] = []
+        self.rotate()
+
+    @property
+    def jwks_url(self) -> str:
+        """Where the public keys are: a file URL."""
+        return self._file.as_uri()
+
+    def rotate(self, *, keep: bool = True) -> None:
+        """Sign with a new key from now on; publish it, and the former ones too if `keep`."""
+        self._key = Ed25519PrivateKey.generate()
+        self._kid = new_id()
+        public = jwt.get_algorithm_by_name("EdDSA").to_jwk(self._key.public_key(), as_dict=True)
+        former = self._published if keep else []
+        self._published = [*former, {**public, "kid": self._kid, "use": "sig", "alg": "EdDSA"}]
+        self._file.write_bytes(orjson.dumps({"keys": self._published}))
+
+    def token(
+        self, subject: str = "somebody", role: str = "customer", *, lifetime: float = 600.0, **claims: object
+    ) -> str:
+        """Return an access token that is valid for `lifetime` seconds; `claims` replace its own, None removes."""
+        now = datetime.now(UTC)
+        own = {"iss": self._issuer, "aud": self._audience, "sub": subject, "role": role, "iat": now, "jti": new_id()}
+        own |= {"exp": now + timedelta(seconds=lifetime)} | claims
+        stated = {name: value for name, value in own.items() if value is not None}
+        return jwt.encode(stated, self._key, algorithm="EdDSA", headers={"kid": self._kid})

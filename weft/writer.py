@@ -10,9 +10,10 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -212,10 +213,7 @@ class Writer:
     def _disconnect(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            try:
-                connection.close()
-            except DBAPIError as error:
-                _log.debug("closing a lost connection failed", error=str(error))
+            _let_go(connection)
 
     def _settle(self, outcomes: list[tuple[asyncio.Future[Any], Done[Any] | Failed]], flushed: Flushed) -> None:
         try:
@@ -235,25 +233,113 @@ class Writer:
 
 
 class Reader:
-    """Runs queries on a few threads, each statement on its own; what is read is committed."""
+    """Runs queries, each statement on its own; what is read is committed.
+
+    They run on a few threads, each of which keeps a connection, and what is ready is handed over together: to
+    check a connection out, and to wake the loop, costs more than a query by key. On SQLite a query by key costs
+    less than any way to another thread and back, so it runs at once (see docs/decisions).
+    """
 
     def __init__(self, database: Database, threads: int) -> None:
         self._database = database
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="weft-reader")
+        self._asked: SimpleQueue[_Query | None] = SimpleQueue()
+        self._answered: deque[tuple[_Query, Any, Exception | None]] = deque()
+        self._telling = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"weft-reader-{n}", daemon=True) for n in range(threads)
+        ]
+        self._started = False
+        self._closed = False
+        self._here: Connection | None = None
 
     async def run(self, query: Callable[Concatenate[Connection, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run `query` with a connection and return what it returned."""
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: context.run(self._read, query, args, kwargs))
+        """Run `query` with a connection and return what it returned. Raises `Unavailable` once it is closed."""
+        if self._closed:
+            raise Unavailable("the service is stopping; try again")
+        if not self._started:
+            self._started = True
+            for thread in self._threads:
+                thread.start()
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._asked.put(_Query(answer, contextvars.copy_context(), partial(query, **kwargs) if kwargs else query, args))
+        return await answer
 
-    def _read(self, query: Callable[..., R], args: Any, kwargs: Any) -> R:
-        with self._database.read.connect() as connection:
-            return query(connection, *args, **kwargs)
+    async def look_up(self, query: Callable[Concatenate[Connection, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a query that finds by key what takes microseconds to find; else as `run`."""
+        if self._closed or not self._database.is_sqlite:
+            return await self.run(query, *args, **kwargs)
+        if self._here is None:
+            self._here = self._database.read.connect()
+        try:
+            return query(self._here, *args, **kwargs)
+        except DBAPIError:
+            _let_go(self._here)
+            self._here = None
+            raise
 
     def close(self) -> None:
-        """Wait for queries that run, then end the threads."""
-        self._threads.shutdown()
+        """Wait for the queries that were asked for, then end the threads."""
+        self._closed = True
+        if self._started:
+            for _ in self._threads:
+                self._asked.put(None)
+            for thread in self._threads:
+                thread.join()
+        if self._here is not None:
+            _let_go(self._here)
+            self._here = None
+
+    def _serve(self) -> None:
+        connection: Connection | None = None
+        while (query := self._asked.get()) is not None:
+            try:
+                if connection is None:
+                    connection = self._database.read.connect()
+                self._answer(query, query.context.run(query.ask, connection, *query.args))
+            except Exception as error:
+                if connection is not None and isinstance(error, DBAPIError):
+                    _let_go(connection)
+                    connection = None
+                self._answer(query, None, error)
+        if connection is not None:
+            _let_go(connection)
+
+    def _answer(self, query: _Query, value: Any, error: Exception | None = None) -> None:
+        self._answered.append((query, value, error))
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            query.answer.get_loop().call_soon_threadsafe(self._tell)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _log.debug("an answer came after the end of the loop")
+
+    def _tell(self) -> None:
+        # Before it looks: whatever is added from now on has itself told again.
+        self._telling = False
+        while self._answered:
+            query, value, error = self._answered.popleft()
+            if query.answer.done():
+                continue
+            if error is None:
+                query.answer.set_result(value)
+            else:
+                query.answer.set_exception(_raisable(error))
+
+
+class _Query(NamedTuple):
+    answer: asyncio.Future[Any]
+    context: contextvars.Context
+    ask: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def _let_go(connection: Connection) -> None:
+    """Close a connection that may be lost."""
+    try:
+        connection.close()
+    except DBAPIError as error:
+        _log.debug("closing a lost connection failed", error=str(error))
 
 
 def _in_context(command: _Command) -> Callable[[UnitOfWork], Any]:

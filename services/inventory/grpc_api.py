@@ -27,7 +27,7 @@ class InventoryApi(InventoryServiceServicer):
         request: api.GetStockRequest,
         context: ServicerContext[api.GetStockRequest, api.GetStockResponse],
     ) -> api.GetStockResponse:
-        item = await self._reader.run(queries.get_stock, request.sku)
+        item = await self._reader.look_up(queries.get_stock, request.sku)
         return api.GetStockResponse(stock=_message(item))
 
     async def Restock(

@@ -12,24 +12,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime, timedelta
 
-    from commerce.order.v1.order_service_pb2 import CreateOrderRequest
+    from google.type.postal_address_pb2 import PostalAddress
+
     from services.order.domain import Line
     from weft import UnitOfWork
+    from weft.identity import Caller
 
 DEADLINE = "deadline"
 """The timer that ends an order which nobody decides; its key is the order's id."""
 
 
 def place_order(
-    work: UnitOfWork, order_id: str, request: CreateOrderRequest, lines: Sequence[Line], patience: timedelta
+    work: UnitOfWork,
+    order_id: str,
+    user_id: str,
+    *,
+    lines: Sequence[Line],
+    ship_to: PostalAddress,
+    payment_token: str,
+    patience: timedelta,
 ) -> Order:
     """Take an order at the prices of `lines`; from its publication on, it has `patience` to be decided."""
     order = Order.place(
         order_id=order_id,
-        user_id=request.user_id,
+        user_id=user_id,
         lines=lines,
-        ship_to=request.ship_to,
-        payment_token=request.payment_token,
+        ship_to=ship_to,
+        payment_token=payment_token,
         now=work.now,
     )
     work.add(store.orders, order)
@@ -37,8 +46,14 @@ def place_order(
     return order
 
 
-def cancel_order(work: UnitOfWork, order_id: str) -> Order:
-    """Cancel an order as its customer wants. Raises `NotFound`, and `Refused` once it is shipped."""
+def cancel_order(work: UnitOfWork, order_id: str, caller: Caller) -> Order:
+    """Cancel an order as its customer wants.
+
+    Raises `NotFound`, also for one that the caller may not see, and `Refused` once it is shipped.
+    """
+    order = work.get(store.orders, order_id)
+    if order is None or not caller.may_see(order.user_id):
+        raise NotFound("order", order_id)
     return change_order(work, order_id, Order.cancel)
 
 

@@ -217,7 +217,7 @@ class Order(Aggregate):
         self._enter(State.CANCELLED, now)
         self.cancel_reason = reason
         number = api.CancelReason.Value(f"CANCEL_REASON_{reason}")
-        self.record(OrderCancelled(order_id=self.order_id, reason=number))
+        self.record(OrderCancelled(order_id=self.order_id, reason=number, user_id=self.user_id))
 
     def _enter(self, state: State, now: datetime) -> None:
         self.state = state
@@ -244,13 +244,33 @@ class ProductCopy(Aggregate):
             self.revision = revision
 
 
+class UserCopy(Aggregate):
+    """What order remembers of a user: where their orders go unless they say otherwise."""
+
+    __slots__ = ("address", "revision", "user_id")
+
+    def __init__(self, *, user_id: str, address: PostalAddress | None, revision: int) -> None:
+        super().__init__()
+        self.user_id = user_id
+        self.address = address
+        """None if the user has not said."""
+        self.revision = revision
+
+    def apply(self, *, address: PostalAddress | None, revision: int) -> None:
+        """Take over a state of the user, unless this one or a newer one is here already."""
+        if revision > self.revision:
+            self.address = address
+            self.revision = revision
+
+
 def check_request(request: api.CreateOrderRequest) -> None:
     """Check what can be checked before the prices are known.
 
     Raises `InvalidInput` that names every wrong field of the request, as in `lines[1].quantity`.
     """
-    wrong = [*_user_violations(request), *_line_violations(request.lines)]
-    wrong += [*_token_violations(request.payment_token), *_address_violations(request)]
+    wrong = [*_line_violations(request.lines), *_token_violations(request.payment_token)]
+    if request.HasField("ship_to"):
+        wrong += _address_violations(request.ship_to)
     if wrong:
         raise InvalidInput(*wrong)
 
@@ -285,10 +305,6 @@ def _total(lines: Iterable[Line]) -> Money:
     return reduce(add, (line.unit_price * line.quantity for line in lines))
 
 
-def _user_violations(request: api.CreateOrderRequest) -> Iterator[Violation]:
-    yield from id_violations("user_id", request.user_id)
-
-
 def _line_violations(lines: Sequence[api.NewOrderLine]) -> Iterator[Violation]:
     if not 1 <= len(lines) <= MAX_LINES:
         yield Violation("lines", f"must have 1 to {MAX_LINES} lines")
@@ -309,11 +325,7 @@ def _token_violations(token: str) -> Iterator[Violation]:
         yield from _text_violations("payment_token", token, MAX_TOKEN)
 
 
-def _address_violations(request: api.CreateOrderRequest) -> Iterator[Violation]:
-    if not request.HasField("ship_to"):
-        yield Violation("ship_to", "is required")
-        return
-    address = request.ship_to
+def _address_violations(address: PostalAddress) -> Iterator[Violation]:
     if not _REGION.fullmatch(address.region_code):
         yield Violation("ship_to.region_code", "must be a CLDR region code, as in CH")
     if not any(text.strip() for text in address.address_lines):

@@ -10,7 +10,8 @@ from commerce.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services.order import commands, domain, queries, store
 from services.order.domain import State
 from weft import timestamp
-from weft.domain import InvalidInput, Unavailable, Violation, check_id, new_id
+from weft.domain import InvalidInput, PermissionDenied, Unavailable, Violation, check_id, new_id
+from weft.identity import caller
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from grpc.aio import ServicerContext
 
+    from services.order.addresses import AddressBook
     from services.order.catalogue import Catalogue
     from services.order.domain import Order
     from weft import Changes, Reader, Watch, Writer
@@ -34,6 +36,7 @@ class OrderApi(OrderServiceServicer):
         writer: Writer,
         reader: Reader,
         catalogue: Catalogue,
+        addresses: AddressBook,
         changes: Changes,
         draining: asyncio.Event,
         patience: timedelta,
@@ -42,6 +45,7 @@ class OrderApi(OrderServiceServicer):
         self._writer = writer
         self._reader = reader
         self._catalogue = catalogue
+        self._addresses = addresses
         self._changes = changes
         self._draining = draining
         self._patience = patience
@@ -52,9 +56,18 @@ class OrderApi(OrderServiceServicer):
         context: ServicerContext[api.CreateOrderRequest, api.CreateOrderResponse],
     ) -> api.CreateOrderResponse:
         domain.check_request(request)
+        user_id = caller().subject
         products = await self._catalogue.find([line.sku for line in request.lines])
         lines = domain.price_lines(request.lines, products)
-        order = await self._writer.run(commands.place_order, new_id(), request, lines, self._patience)
+        order = await self._writer.run(
+            commands.place_order,
+            new_id(),
+            user_id,
+            lines=lines,
+            ship_to=request.ship_to if request.HasField("ship_to") else await self._addresses.find(user_id),
+            payment_token=request.payment_token,
+            patience=self._patience,
+        )
         return api.CreateOrderResponse(order=_message(order))
 
     async def GetOrder(
@@ -62,7 +75,7 @@ class OrderApi(OrderServiceServicer):
         request: api.GetOrderRequest,
         context: ServicerContext[api.GetOrderRequest, api.GetOrderResponse],
     ) -> api.GetOrderResponse:
-        order = await self._reader.run(queries.get_order, check_id("order_id", request.order_id))
+        order = await self._reader.look_up(queries.get_order, check_id("order_id", request.order_id), caller())
         return api.GetOrderResponse(order=_message(order))
 
     async def ListOrders(
@@ -74,7 +87,7 @@ class OrderApi(OrderServiceServicer):
             queries.list_orders,
             request.page_size,
             request.page_token,
-            user_id=request.user_id and check_id("user_id", request.user_id),
+            user_id=_whose(request),
             state=_state(request.state),
         )
         return api.ListOrdersResponse(orders=map(_message, page), next_page_token=token)
@@ -84,7 +97,7 @@ class OrderApi(OrderServiceServicer):
         request: api.CancelOrderRequest,
         context: ServicerContext[api.CancelOrderRequest, api.CancelOrderResponse],
     ) -> api.CancelOrderResponse:
-        order = await self._writer.run(commands.cancel_order, check_id("order_id", request.order_id))
+        order = await self._writer.run(commands.cancel_order, check_id("order_id", request.order_id), caller())
         return api.CancelOrderResponse(order=_message(order))
 
     async def WatchOrder(
@@ -93,10 +106,11 @@ class OrderApi(OrderServiceServicer):
         context: ServicerContext[api.WatchOrderRequest, api.WatchOrderResponse],
     ) -> AsyncIterator[api.WatchOrderResponse]:
         order_id = check_id("order_id", request.order_id)
+        watcher = caller()
         sent = None
         with self._changes.watch(store.orders, order_id) as watch:
             while True:
-                order = await self._reader.run(queries.get_order, order_id)
+                order = await self._reader.look_up(queries.get_order, order_id, watcher)
                 if order.version != sent:
                     yield api.WatchOrderResponse(order=_message(order))
                     sent = order.version
@@ -114,6 +128,16 @@ class OrderApi(OrderServiceServicer):
                 one.cancel()
         if self._draining.is_set():
             raise Unavailable("the service is stopping; watch again")
+
+
+def _whose(request: api.ListOrdersRequest) -> str:
+    """Return whose orders are meant; nothing for everybody's. Raises `PermissionDenied`."""
+    wanted = request.user_id and check_id("user_id", request.user_id)
+    if caller().may_see(wanted):
+        return wanted
+    if wanted:
+        raise PermissionDenied("only an admin may list another user's orders")
+    return caller().subject
 
 
 def _state(value: api.OrderState.ValueType) -> State | None:

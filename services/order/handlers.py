@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.order import store
 from services.order.commands import change_order
-from services.order.domain import Order, ProductCopy
+from services.order.domain import Order, ProductCopy, UserCopy
 from weft import Load, UnitOfWork, loads
 from weft.domain import InvalidInput, Money, Violation
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ShippingDispatched,
         ShippingPrepared,
     )
+    from commerce.user.v1.user_events_pb2 import UserRegistered, UserUpdated
 
 
 def order_of(order_id: str) -> Iterable[Load]:
@@ -45,6 +46,17 @@ def remember_product(work: UnitOfWork, event: ProductCreated | ProductUpdated) -
         work.add(store.products, new)
     else:
         product.apply(price=price, active=event.active, revision=event.revision)
+
+
+@loads(lambda event: [(store.users, event.user_id)])
+def remember_user(work: UnitOfWork, event: UserRegistered | UserUpdated) -> None:
+    """Keep a copy of the user's address, for the times when user cannot be asked."""
+    address = event.address if event.HasField("address") else None
+    user = work.get(store.users, event.user_id)
+    if user is None:
+        work.add(store.users, UserCopy(user_id=event.user_id, address=address, revision=event.revision))
+    else:
+        user.apply(address=address, revision=event.revision)
 
 
 @loads(_order)

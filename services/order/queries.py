@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from services.order.domain import Order, ProductCopy, State
+    from services.order.domain import Order, ProductCopy, State, UserCopy
+    from weft.identity import Caller
 
 _orders = store.orders.table
 _products = store.products.table
 
 
-def get_order(connection: Connection, order_id: str) -> Order:
-    """Return one order. Raises `NotFound`."""
+def get_order(connection: Connection, order_id: str, caller: Caller) -> Order:
+    """Return one order. Raises `NotFound`, also for one that the caller may not see."""
     order = store.orders.find(connection, order_id)
-    if order is None:
+    if order is None or not caller.may_see(order.user_id):
         raise NotFound("order", order_id)
     return order
 
@@ -47,3 +48,8 @@ def remembered_products(connection: Connection, skus: Iterable[str]) -> dict[str
     """Return what order remembers of those of the products that it knows."""
     rows = connection.execute(_products.select().where(_products.c.sku.in_(skus)))
     return {product.sku: product for product in store.products.from_rows(rows)}
+
+
+def remembered_user(connection: Connection, user_id: str) -> UserCopy | None:
+    """Return what order remembers of a user; None if it never heard of them."""
+    return store.users.find(connection, user_id)

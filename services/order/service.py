@@ -18,11 +18,15 @@ from commerce.shipping.v1.shipping_events_pb2 import (
     ShippingDispatched,
     ShippingPrepared,
 )
+from commerce.user.v1 import user_service_pb2
+from commerce.user.v1.user_events_pb2 import UserRegistered, UserUpdated
+from commerce.user.v1.user_service_pb2_grpc import UserServiceStub
 from services.order import handlers
+from services.order.addresses import AddressBook
 from services.order.catalogue import Catalogue
 from services.order.commands import DEADLINE
 from services.order.grpc_api import OrderApi
-from weft import CircuitBreaker, Service, Subscription, Timer, connect
+from weft import Service, Subscription, Timer, connect
 
 if TYPE_CHECKING:
     from services.order.settings import Settings
@@ -32,13 +36,17 @@ if TYPE_CHECKING:
 def build(settings: Settings, clock: Clock | None = None) -> Service:
     """Return order, ready to start."""
     service = Service("order", "commerce.order", settings, migrations=Path(__file__).parent / "migrations", clock=clock)
-    contract = product_service_pb2.DESCRIPTOR.services_by_name["ProductService"]
-    product = connect(settings.product_address, tracing=service.tracing, services=[contract], attempts=3)
+    products = product_service_pb2.DESCRIPTOR.services_by_name["ProductService"]
+    product = connect(settings.product_address, tracing=service.tracing, services=[products], attempts=3)
     service.closes(product.close)
+    users = user_service_pb2.DESCRIPTOR.services_by_name["UserService"]
+    user = connect(settings.user_address, tracing=service.tracing, services=[users], attempts=3)
+    service.closes(user.close)
     api = OrderApi(
         service.writer,
         service.reader,
-        Catalogue(ProductServiceStub(product), service.reader, CircuitBreaker("product")),
+        Catalogue(ProductServiceStub(product), service.reader),
+        AddressBook(UserServiceStub(user), service.reader),
         service.changes,
         service.grpc.draining,
         timedelta(seconds=settings.order_deadline),
@@ -47,6 +55,8 @@ def build(settings: Settings, clock: Clock | None = None) -> Service:
     service.subscribes(
         Subscription(ProductCreated, handlers.remember_product),
         Subscription(ProductUpdated, handlers.remember_product),
+        Subscription(UserRegistered, handlers.remember_user),
+        Subscription(UserUpdated, handlers.remember_user),
         Subscription(PaymentFailed, handlers.payment_failed),
         Subscription(InventoryRejected, handlers.stock_rejected),
         Subscription(ShippingPrepared, handlers.shipment_prepared),

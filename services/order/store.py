@@ -1,4 +1,4 @@
-"""How orders, and what order remembers of products, are kept: a row each."""
+"""How orders, and what order remembers of products and users, are kept: a row each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from google.type.postal_address_pb2 import PostalAddress
 from sqlalchemy import BigInteger, Index, MetaData
 from sqlmodel import Field, SQLModel
 
-from services.order.domain import CancelReason, Line, Order, ProductCopy, State
+from services.order.domain import CancelReason, Line, Order, ProductCopy, State, UserCopy
 from weft import Store, from_micros, micros
 from weft.domain import Money
 
@@ -51,6 +51,16 @@ class ProductCopyRow(Tables, table=True):
     currency: str
     price_nanos: int = Field(sa_type=BigInteger)
     active: bool
+    revision: int = Field(sa_type=BigInteger)
+    version: int = Field(sa_type=BigInteger)
+
+
+class UserCopyRow(Tables, table=True):
+    """What user last said of somebody: `address` is a serialized `google.type.PostalAddress`."""
+
+    __tablename__ = "user_copies"
+    user_id: str = Field(primary_key=True)
+    address: bytes | None
     revision: int = Field(sa_type=BigInteger)
     version: int = Field(sa_type=BigInteger)
 
@@ -104,6 +114,16 @@ def _dump_product(product: ProductCopy) -> dict[str, Any]:
     }
 
 
+def _load_user(row: Any) -> UserCopy:
+    address = None if row.address is None else PostalAddress.FromString(row.address)
+    return UserCopy(user_id=row.user_id, address=address, revision=row.revision)
+
+
+def _dump_user(user: UserCopy) -> dict[str, Any]:
+    address = None if user.address is None else user.address.SerializeToString(deterministic=True)
+    return {"user_id": user.user_id, "address": address, "revision": user.revision}
+
+
 orders = Store(
     OrderRow,
     key="order_id",
@@ -115,4 +135,10 @@ products = Store(
     key="sku",
     load=_load_product,
     dump=_dump_product,
+)
+users = Store(
+    UserCopyRow,
+    key="user_id",
+    load=_load_user,
+    dump=_dump_user,
 )

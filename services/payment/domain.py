@@ -53,6 +53,7 @@ class Payment(Aggregate):
         "order_id",
         "refund_reference",
         "state",
+        "user_id",
     )
 
     def __init__(self, *, order_id: str) -> None:
@@ -66,6 +67,8 @@ class Payment(Aggregate):
         self.charge_reference = ""
         self.refund_reference = ""
         self.failure_reason = ""
+        self.user_id = ""
+        """Whose order it is."""
 
     @classmethod
     def replay(cls, order_id: str, events: Iterable[Message]) -> Self:
@@ -81,8 +84,10 @@ class Payment(Aggregate):
             case PaymentRequested():
                 self.state = State.PENDING
                 self.amount = Money.of(event.amount)
+                self.user_id = event.user_id
             case PaymentCancelled():
                 self.cancelled = True
+                self.user_id = self.user_id or event.user_id
                 self.state = _AFTER_CANCEL.get(self.state, self.state)
             case PaymentCompleted():
                 self.state = State.REFUNDING if self.cancelled else State.COMPLETED
@@ -101,21 +106,21 @@ class Payment(Aggregate):
         self.apply(event)
         super().record(event)
 
-    def request(self, amount: Money) -> bool:
+    def request(self, amount: Money, user_id: str) -> bool:
         """The order was placed. Returns whether a charge of `amount` is now wanted."""
         if self.state is not State.NEW:
             return False
-        self.record(PaymentRequested(order_id=self.order_id, amount=amount.message()))
+        self.record(PaymentRequested(order_id=self.order_id, amount=amount.message(), user_id=user_id))
         return True
 
-    def cancel(self) -> bool:
+    def cancel(self, user_id: str) -> bool:
         """The order was cancelled. Returns whether a refund is now wanted.
 
         It is not while the charge's outcome is unknown: then `charged` tells.
         """
         if self.cancelled or self.state is State.FAILED:
             return False
-        self.record(PaymentCancelled(order_id=self.order_id))
+        self.record(PaymentCancelled(order_id=self.order_id, user_id=user_id))
         return self.state is State.REFUNDING
 
     def charged(self, reference: str) -> bool:

@@ -8,6 +8,7 @@ from commerce.payment.v1 import payment_service_pb2 as api
 from commerce.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 from services.payment import queries
 from weft import timestamp
+from weft.identity import caller
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -27,7 +28,7 @@ class PaymentApi(PaymentServiceServicer):
         request: api.GetPaymentRequest,
         context: ServicerContext[api.GetPaymentRequest, api.GetPaymentResponse],
     ) -> api.GetPaymentResponse:
-        kept = await self._reader.run(queries.get_payment, request.order_id)
+        kept = await self._reader.look_up(queries.get_payment, request.order_id, caller())
         return api.GetPaymentResponse(payment=_message(kept))
 
     async def ListPayments(

@@ -23,7 +23,7 @@ def _payment_of(event: OrderCreated | OrderCancelled) -> Iterable[Load]:
 def request(work: UnitOfWork, event: OrderCreated) -> None:
     """Promise to charge the order's total, unless it was cancelled before."""
     amount = _total(event)
-    if _payment(work, event.order_id).request(amount):
+    if _payment(work, event.order_id).request(amount, event.user_id):
         promises.charge(work, event.order_id, amount, event.payment_token)
 
 
@@ -31,7 +31,7 @@ def request(work: UnitOfWork, event: OrderCreated) -> None:
 def cancel(work: UnitOfWork, event: OrderCancelled) -> None:
     """Promise to refund what was charged; if the order is not known yet, see that it is never charged."""
     payment = _payment(work, event.order_id)
-    if payment.cancel():
+    if payment.cancel(event.user_id):
         promises.refund(work, event.order_id, payment.charge_reference)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
     from services.payment.domain import Payment
+    from weft.identity import Caller
 
 _events = store.payments.table
 
@@ -29,11 +30,11 @@ class KeptPayment(NamedTuple):
     update_time: datetime
 
 
-def get_payment(connection: Connection, order_id: str) -> KeptPayment:
-    """Return the payment of an order. Raises `InvalidInput` and `NotFound`."""
+def get_payment(connection: Connection, order_id: str, caller: Caller) -> KeptPayment:
+    """Return the payment of an order. Raises `InvalidInput`, and `NotFound`, also if the caller may not see it."""
     check_id("order_id", order_id)
     found = _replay(connection, [order_id])
-    if not found:
+    if not found or not caller.may_see(found[0].payment.user_id):
         raise NotFound("payment", order_id)
     return found[0]
 

@@ -58,7 +58,7 @@ class ProductApi(ProductServiceServicer):
         request: api.GetProductRequest,
         context: ServicerContext[api.GetProductRequest, api.GetProductResponse],
     ) -> api.GetProductResponse:
-        product = await self._reader.run(queries.get_product, request.sku)
+        product = await self._reader.look_up(queries.get_product, request.sku)
         return api.GetProductResponse(product=_message(product))
 
     async def BatchGetProducts(
@@ -66,7 +66,7 @@ class ProductApi(ProductServiceServicer):
         request: api.BatchGetProductsRequest,
         context: ServicerContext[api.BatchGetProductsRequest, api.BatchGetProductsResponse],
     ) -> api.BatchGetProductsResponse:
-        products = await self._reader.run(queries.get_products, request.skus)
+        products = await self._reader.look_up(queries.get_products, request.skus)
         return api.BatchGetProductsResponse(products=map(_message, products))
 
     async def ListProducts(

@@ -55,6 +55,7 @@ class Shipment(Aggregate):
         "ship_to",
         "state",
         "update_time",
+        "user_id",
     )
 
     def __init__(
@@ -69,6 +70,7 @@ class Shipment(Aggregate):
         confirmed: bool,
         create_time: datetime,
         update_time: datetime,
+        user_id: str,
     ) -> None:
         super().__init__()
         self.order_id = order_id
@@ -82,6 +84,8 @@ class Shipment(Aggregate):
         self.confirmed = confirmed
         self.create_time = create_time
         self.update_time = update_time
+        self.user_id = user_id
+        """Whose order it is; empty until its beginning or its end was heard of."""
 
     @classmethod
     def expect(cls, order_id: str, now: datetime) -> Self:
@@ -96,6 +100,7 @@ class Shipment(Aggregate):
             confirmed=False,
             create_time=now,
             update_time=now,
+            user_id="",
         )
 
     @property
@@ -103,8 +108,9 @@ class Shipment(Aggregate):
         """The shipment's id, which is the order's."""
         return self.order_id
 
-    def order_created(self, lines: Sequence[Line], ship_to: PostalAddress, now: datetime) -> None:
+    def order_created(self, lines: Sequence[Line], ship_to: PostalAddress, user_id: str, now: datetime) -> None:
         """The order was placed."""
+        self.user_id = user_id
         if self.state is State.WAITING and not self.lines:
             self.lines = tuple(lines)
             self.ship_to = ship_to
@@ -134,8 +140,9 @@ class Shipment(Aggregate):
             self._cancelled(now)
             self._record(ShippingCancelled)
 
-    def order_cancelled(self, now: datetime) -> None:
+    def order_cancelled(self, user_id: str, now: datetime) -> None:
         """The order is cancelled: this shipment will never go, whatever comes later."""
+        self.user_id = user_id
         if self.state in (State.WAITING, State.PREPARED):
             self._cancelled(now)
 

@@ -8,6 +8,7 @@ from commerce.shipping.v1 import shipping_service_pb2 as api
 from commerce.shipping.v1.shipping_service_pb2_grpc import ShippingServiceServicer
 from services.shipping import commands, queries
 from weft import timestamp
+from weft.identity import caller
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -28,7 +29,7 @@ class ShippingApi(ShippingServiceServicer):
         request: api.GetShipmentRequest,
         context: ServicerContext[api.GetShipmentRequest, api.GetShipmentResponse],
     ) -> api.GetShipmentResponse:
-        shipment = await self._reader.run(queries.get_shipment, request.order_id)
+        shipment = await self._reader.look_up(queries.get_shipment, request.order_id, caller())
         return api.GetShipmentResponse(shipment=_message(shipment))
 
     async def Dispatch(

@@ -38,7 +38,7 @@ def _shipment_of(event: _OfOrder) -> Iterable[Load]:
 def expect(work: UnitOfWork, event: OrderCreated) -> None:
     """Note what is to go where."""
     lines = [Line(line.sku, line.quantity) for line in event.lines]
-    _shipment(work, event).order_created(lines, event.ship_to, work.now)
+    _shipment(work, event).order_created(lines, event.ship_to, event.user_id, work.now)
 
 
 @loads(_shipment_of)
@@ -68,7 +68,7 @@ def decide_cancel(work: UnitOfWork, event: OrderCancelRequested) -> None:
 @loads(_shipment_of)
 def cancel(work: UnitOfWork, event: OrderCancelled) -> None:
     """Stop the shipment; if the order is not known yet, see that nothing is ever shipped."""
-    _shipment(work, event).order_cancelled(work.now)
+    _shipment(work, event).order_cancelled(event.user_id, work.now)
 
 
 def _shipment(work: UnitOfWork, event: _OfOrder) -> Shipment:

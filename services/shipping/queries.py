@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from services.shipping.domain import Shipment
+    from weft.identity import Caller
 
 
-def get_shipment(connection: Connection, order_id: str) -> Shipment:
-    """Return the shipment of an order. Raises `InvalidInput` and `NotFound`."""
+def get_shipment(connection: Connection, order_id: str, caller: Caller) -> Shipment:
+    """Return the shipment of an order. Raises `InvalidInput`, and `NotFound`, also if the caller may not see it."""
     check_id("order_id", order_id)
     shipment = store.shipments.find(connection, order_id)
-    if shipment is None:
+    if shipment is None or not caller.may_see(shipment.user_id):
         raise NotFound("shipment", order_id)
     return shipment

@@ -36,6 +36,7 @@ class ShipmentRow(Tables, table=True):
     create_time: int = Field(sa_type=BigInteger)
     update_time: int = Field(sa_type=BigInteger)
     version: int = Field(sa_type=BigInteger)
+    user_id: str = Field(sa_column_kwargs={"server_default": ""})
 
 
 def _load(row: Any) -> Shipment:
@@ -49,6 +50,7 @@ def _load(row: Any) -> Shipment:
         confirmed=bool(row.confirmed),
         create_time=from_micros(row.create_time),
         update_time=from_micros(row.update_time),
+        user_id=row.user_id,
     )
 
 
@@ -63,6 +65,7 @@ def _dump(shipment: Shipment) -> dict[str, Any]:
         "confirmed": shipment.confirmed,
         "create_time": micros(shipment.create_time),
         "update_time": micros(shipment.update_time),
+        "user_id": shipment.user_id,
     }
 
 

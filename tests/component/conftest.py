@@ -12,13 +12,22 @@ import pytest
 import pytest_asyncio
 
 from services.order.settings import Settings as OrderSettings
-from tests.component.orders import FakeProduct, Orders, ordering
+from tests.component.callers import issuer
+from tests.component.orders import FakeProduct, FakeUser, Orders, ordering
 from tests.component.support import NewDatabase, Streams
 from weft.domain import new_id
 from weft.embedded import NatsServer, Postgres
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trusted_issuer() -> Iterator[None]:
+    """Have every service of the tests, and every process that they start, trust the tests' issuer of tokens."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WEFT_JWKS_URL", issuer().jwks_url)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -90,12 +99,23 @@ async def product() -> AsyncIterator[FakeProduct]:
 
 
 @pytest_asyncio.fixture
-async def order_settings(new_database_url: NewDatabase, nats_url: str, product: FakeProduct) -> OrderSettings:
-    """Settings of an order service with a fresh database, beside `product`."""
+async def user() -> AsyncIterator[FakeUser]:
+    """A user that answers order as the test says."""
+    fake = FakeUser()
+    async with fake.serving():
+        yield fake
+
+
+@pytest_asyncio.fixture
+async def order_settings(
+    new_database_url: NewDatabase, nats_url: str, product: FakeProduct, user: FakeUser
+) -> OrderSettings:
+    """Settings of an order service with a fresh database, beside `product` and `user`."""
     return OrderSettings(
         database_url=await new_database_url("order"),
         nats_url=nats_url,
         product_address=f"127.0.0.1:{product.port}",
+        user_address=f"127.0.0.1:{user.port}",
     )
 
 

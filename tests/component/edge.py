@@ -6,21 +6,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from commerce.order.v1 import order_service_pb2 as order
 from commerce.order.v1 import order_service_pb2_grpc as order_grpc
 from commerce.product.v1 import product_service_pb2 as product
 from commerce.product.v1 import product_service_pb2_grpc as product_grpc
+from tests.component.callers import bearer, issuer, signed_channel
 from weft.grpc_client import connect
 from weft.grpc_server import GrpcServer
+from weft.tokens import SigningKeys, Verifier, fetch_from
 from weft.tracing import Tracing
 
 if TYPE_CHECKING:
+    import grpc
     from opentelemetry.sdk.trace import SpanProcessor
 
 CATALOGUE = product.DESCRIPTOR.services_by_name["ProductService"]
 ORDERS = order.DESCRIPTOR.services_by_name["OrderService"]
+
+AS_ADMIN = (("authorization", bearer()),)
+"""Metadata of an admin's call."""
 
 Get = Callable[[product.GetProductRequest, Any], Awaitable[product.GetProductResponse]]
 Watch = Callable[[order.WatchOrderRequest, Any], AsyncIterator[order.WatchOrderResponse]]
@@ -66,12 +70,19 @@ def tracing(service: str = "test", *processors: SpanProcessor) -> Tracing:
     return Tracing(service, environ={}, processors=processors)
 
 
+def new_server(traced: Tracing | None = None, jwks_url: str = "", **options: Any) -> GrpcServer:
+    """Return a server that serves nothing yet; it trusts the tests' issuer of tokens, or the one at `jwks_url`."""
+    keys = SigningKeys(fetch_from(jwks_url or issuer().jwks_url), 60)
+    verifier = Verifier(keys, issuer="weft", audience="weft")
+    return GrpcServer(tracing=traced or tracing(), verifier=verifier, **options)
+
+
 @asynccontextmanager
 async def serving(
-    *servicers: Catalogue | Orders, traced: Tracing | None = None, **options: Any
+    *servicers: Catalogue | Orders, traced: Tracing | None = None, jwks_url: str = "", **options: Any
 ) -> AsyncIterator[GrpcServer]:
     """Run a server on a free port, ready, and stop it at the end."""
-    server = GrpcServer(tracing=traced or tracing(), **options)
+    server = new_server(traced, jwks_url, **options)
     for servicer in servicers:
         if isinstance(servicer, Catalogue):
             server.add(product_grpc.add_ProductServiceServicer_to_server, servicer, CATALOGUE.full_name)
@@ -94,7 +105,7 @@ def channel_to(
 
 def bare_channel_to(server: GrpcServer) -> grpc.aio.Channel:
     """Return a channel as any other program may have it."""
-    return grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
+    return signed_channel(f"127.0.0.1:{server.port}", bearer())
 
 
 def catalogue_at(channel: grpc.aio.Channel) -> product_grpc.ProductServiceAsyncStub:

@@ -16,12 +16,14 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from commerce.order.v1 import order_service_pb2 as api
 from commerce.order.v1.order_service_pb2_grpc import OrderServiceStub
 from commerce.product.v1 import product_service_pb2
+from commerce.user.v1 import user_service_pb2
 from services.order.service import build
+from tests.component.callers import signed
 from tests.component.support import calling, count, handled_all, running
 from weft.testing import eventually, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from google.protobuf.message import Message
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from weft import Clock, Service
 
 CONTEXT = "commerce.order"
-_SERVICE = "commerce.product.v1.ProductService"
+_PRODUCT = "commerce.product.v1.ProductService"
+_USER = "commerce.user.v1.UserService"
 ADDRESS = PostalAddress(region_code="DE", locality="Berlin", address_lines=["1 Sample Street"])
 NOTHING_WRITTEN = {"orders": 0, "outbox": 0, "intents": 0}
 
@@ -43,7 +46,6 @@ def euros(units: int) -> Money:
 def request(**changed: Any) -> api.CreateOrderRequest:
     """Return a request for two mugs that would succeed, with some fields changed; None leaves one out."""
     fields: dict[str, Any] = {
-        "user_id": "ann",
         "lines": [api.NewOrderLine(sku="mug", quantity=2)],
         "payment_token": "tok_ok",
         "ship_to": ADDRESS,
@@ -82,17 +84,8 @@ class FakeProduct:
             product_service_pb2.BatchGetProductsRequest.FromString,
             product_service_pb2.BatchGetProductsResponse.SerializeToString,
         )
-        server = grpc.aio.server()
-        add_HealthServicer_to_server(grpc_health.HealthServicer(), server)
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(_SERVICE, {"BatchGetProducts": batch_get})]
-        )
-        server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await server.start()
-        try:
+        async with _serving(self.port, _PRODUCT, {"BatchGetProducts": batch_get}):
             yield
-        finally:
-            await server.stop(0)
 
     async def _batch_get(
         self, request: product_service_pb2.BatchGetProductsRequest, context: Any
@@ -106,22 +99,67 @@ class FakeProduct:
         return product_service_pb2.BatchGetProductsResponse(products=found)
 
 
+@dataclass
+class FakeUser:
+    """What order sees of user: the addresses of those that have one."""
+
+    port: int = field(default_factory=free_port)
+    addresses: dict[str, PostalAddress] = field(default_factory=dict)
+    tokens: list[str] = field(default_factory=list)
+    """The `authorization` of each call."""
+    refuses: bool = False
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Be up."""
+        get = grpc.unary_unary_rpc_method_handler(
+            self._get,
+            user_service_pb2.GetUserRequest.FromString,
+            user_service_pb2.GetUserResponse.SerializeToString,
+        )
+        async with _serving(self.port, _USER, {"GetUser": get}):
+            yield
+
+    async def _get(self, request: user_service_pb2.GetUserRequest, context: Any) -> user_service_pb2.GetUserResponse:
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
+        if self.refuses:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone fishing")
+        user = user_service_pb2.User(user_id=request.user_id, address=self.addresses.get(request.user_id))
+        return user_service_pb2.GetUserResponse(user=user)
+
+
+@asynccontextmanager
+async def _serving(
+    port: int, service: str, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+) -> AsyncIterator[None]:
+    server = grpc.aio.server()
+    add_HealthServicer_to_server(grpc_health.HealthServicer(), server)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """Order running, and a client of it."""
+    """Order running, and a client of it, whose calls are an admin's unless it says as whom they are made."""
 
     service: Service
     stub: OrderServiceAsyncStub
     streams: Streams
 
-    async def place(self, **changed: Any) -> api.Order:
-        return (await self.stub.CreateOrder(request(**changed))).order
+    async def place(self, user: str = "", **changed: Any) -> api.Order:
+        return (await self.stub.CreateOrder(request(**changed), metadata=signed(user))).order
 
-    async def get(self, order_id: str) -> api.Order:
-        return (await self.stub.GetOrder(api.GetOrderRequest(order_id=order_id))).order
+    async def get(self, order_id: str, user: str = "") -> api.Order:
+        return (await self.stub.GetOrder(api.GetOrderRequest(order_id=order_id), metadata=signed(user))).order
 
-    async def cancel(self, order_id: str) -> api.Order:
-        return (await self.stub.CancelOrder(api.CancelOrderRequest(order_id=order_id))).order
+    async def cancel(self, order_id: str, user: str = "") -> api.Order:
+        request = api.CancelOrderRequest(order_id=order_id)
+        return (await self.stub.CancelOrder(request, metadata=signed(user))).order
 
     async def hears(self, *events: Message) -> None:
         """Publish events of other services and return when order has handled them."""

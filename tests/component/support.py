@@ -15,6 +15,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from sqlalchemy import text
 
+from tests.component.callers import bearer, signed_channel
 from weft.broker import Broker
 from weft.domain import new_id
 from weft.events import context_of, stream_of, subject_of
@@ -43,9 +44,10 @@ async def running(service: Service) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def calling(service: Service) -> AsyncIterator[grpc.aio.Channel]:
-    """Open a plain channel to a running service, as any client would."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.grpc.port}") as channel:
+async def calling(service: Service, authorization: str | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    """Open a plain channel to a running service, as any client would; its calls are an admin's, unless told."""
+    signed = bearer() if authorization is None else authorization
+    async with signed_channel(f"127.0.0.1:{service.grpc.port}", signed) as channel:
         yield channel
 
 

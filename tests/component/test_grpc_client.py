@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from commerce.order.v1 import order_service_pb2 as order
 from commerce.product.v1 import product_service_pb2 as product
 from tests.component.edge import (
+    AS_ADMIN,
     CATALOGUE,
     ORDERS,
     Catalogue,
@@ -216,7 +217,7 @@ async def test_a_stream_has_one_span_that_lasts_as_long_as_it() -> None:
 
     traced = tracing("both", SimpleSpanProcessor(spans))
     async with serving(Orders(watch), traced=traced) as server, channel_to(server, traced) as channel:
-        seen = [one async for one in orders_at(channel).WatchOrder(order.WatchOrderRequest())]
+        seen = [one async for one in orders_at(channel).WatchOrder(order.WatchOrderRequest(), metadata=AS_ADMIN)]
         await eventually(lambda: len(spans.get_finished_spans()) == 2)
 
     assert len(seen) == 3
@@ -230,7 +231,7 @@ async def test_only_calls_that_are_safe_to_repeat_are_repeated() -> None:
         async with channel_to(one, **options) as to_safe, channel_to(other, **options) as to_unsafe:
             failures = await asyncio.gather(
                 catalogue_at(to_safe).GetProduct(REQUEST),
-                catalogue_at(to_unsafe).CreateProduct(product.CreateProductRequest()),
+                catalogue_at(to_unsafe).CreateProduct(product.CreateProductRequest(), metadata=AS_ADMIN),
                 return_exceptions=True,
             )
 

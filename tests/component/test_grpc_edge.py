@@ -22,6 +22,7 @@ from commerce.order.v1 import order_service_pb2 as order
 from commerce.product.v1 import product_service_pb2 as product
 from commerce.product.v1 import product_service_pb2_grpc as product_grpc
 from tests.component.edge import (
+    AS_ADMIN,
     CATALOGUE,
     ORDERS,
     Catalogue,
@@ -29,12 +30,11 @@ from tests.component.edge import (
     bare_channel_to,
     catalogue_at,
     channel_to,
+    new_server,
     orders_at,
     serving,
-    tracing,
 )
 from weft import deadlines, logs
-from weft.grpc_server import GrpcServer
 from weft.ports import CannotListen, PortInUse
 from weft.testing import eventually
 from weft.tracing import Tracing
@@ -94,7 +94,7 @@ async def test_a_stream_without_a_deadline_gets_the_longer_default() -> None:
         serving(Orders(stuck.watch), default_deadline=0.01, stream_deadline=0.1) as server,
         bare_channel_to(server) as channel,
     ):
-        watching = orders_at(channel).WatchOrder(order.WatchOrderRequest())
+        watching = orders_at(channel).WatchOrder(order.WatchOrderRequest(), metadata=AS_ADMIN)
         await watching.read()
         await stuck.entered.wait()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -144,7 +144,7 @@ async def test_the_servicer_is_cancelled_when_its_caller_is() -> None:
 async def test_a_watch_ends_when_its_watcher_goes_away() -> None:
     stuck = Stuck()
     async with serving(Orders(stuck.watch)) as server, channel_to(server) as channel:
-        watching = orders_at(channel).WatchOrder(order.WatchOrderRequest())
+        watching = orders_at(channel).WatchOrder(order.WatchOrderRequest(), metadata=AS_ADMIN)
         await watching.read()
         await stuck.entered.wait()
         watching.cancel()
@@ -156,7 +156,7 @@ async def test_a_servicer_may_write_its_stream_itself() -> None:
         for number in range(3):
             await context.write(order.WatchOrderResponse(order=order.Order(order_id=str(number))))
 
-    server = GrpcServer(tracing=tracing())
+    server = new_server()
     handler = grpc.unary_stream_rpc_method_handler(
         write, order.WatchOrderRequest.FromString, order.WatchOrderResponse.SerializeToString
     )
@@ -164,7 +164,10 @@ async def test_a_servicer_may_write_its_stream_itself() -> None:
     server.add(lambda servicer, to: to.add_generic_rpc_handlers((servicer,)), handlers, ORDERS.full_name)
     await server.start()
     async with bare_channel_to(server) as channel:
-        seen = [one.order.order_id async for one in orders_at(channel).WatchOrder(order.WatchOrderRequest())]
+        seen = [
+            one.order.order_id
+            async for one in orders_at(channel).WatchOrder(order.WatchOrderRequest(), metadata=AS_ADMIN)
+        ]
     await server.drain(1)
 
     assert seen == ["0", "1", "2"]
@@ -181,7 +184,7 @@ async def test_a_stream_of_requests_is_served_and_its_errors_are_mapped() -> Non
     handler = grpc.stream_unary_rpc_method_handler(
         count, product.ListProductsRequest.FromString, product.ListProductsResponse.SerializeToString
     )
-    server = GrpcServer(tracing=tracing())
+    server = new_server()
     server.add(
         lambda servicer, to: to.add_registered_method_handlers(CATALOGUE.full_name, servicer),
         {"ListProducts": handler},
@@ -315,7 +318,9 @@ async def test_callers_that_watch_health_lose_no_call_while_one_of_two_instances
 
             async def keep_calling() -> None:
                 while not stopping.is_set():
-                    await catalogue_at(channel).CreateProduct(product.CreateProductRequest(), timeout=10)
+                    await catalogue_at(channel).CreateProduct(
+                        product.CreateProductRequest(), timeout=10, metadata=AS_ADMIN
+                    )
                     answers.append("ok")
 
             callers = [asyncio.create_task(keep_calling()) for _ in range(10)]
@@ -340,7 +345,7 @@ async def test_a_drain_does_not_wait_longer_than_it_may() -> None:
 
 
 async def test_a_server_that_never_started_can_be_drained() -> None:
-    await GrpcServer(tracing=tracing()).drain(1)
+    await new_server().drain(1)
 
 
 @pytest.mark.parametrize("version", ["v1alpha", "v1"])
@@ -369,7 +374,7 @@ async def test_a_client_can_learn_the_messages_by_reflection_alone() -> None:
 
 async def test_a_busy_port_is_refused_with_what_to_do_about_it(capfd: pytest.CaptureFixture[str]) -> None:
     async with serving(Catalogue()) as server:
-        second = GrpcServer(tracing=tracing(), port=server.port, port_setting="WEFT_ORDER_GRPC_PORT")
+        second = new_server(port=server.port, port_setting="WEFT_ORDER_GRPC_PORT")
         with pytest.raises(PortInUse, match=rf"127\.0\.0\.1:{server.port} is in use.*WEFT_ORDER_GRPC_PORT"):
             await second.start()
 
@@ -381,7 +386,7 @@ async def test_a_host_that_is_not_ours_is_refused() -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     with pytest.raises(CannotListen, match=r"192\.0\.2\.1"):
-        await GrpcServer(tracing=tracing(), host="192.0.2.1", port=port).start()
+        await new_server(host="192.0.2.1", port=port).start()
 
 
 async def test_the_port_can_be_taken_again_after_a_drain() -> None:
@@ -415,7 +420,7 @@ async def test_the_lines_of_a_call_carry_the_name_of_the_service_that_serves_it(
     logs.configure(stream=out)
     try:
         with logs.bound(service="product", instance="product-1"):
-            server = GrpcServer(tracing=tracing())
+            server = new_server()
             server.add(product_grpc.add_ProductServiceServicer_to_server, Catalogue(say), CATALOGUE.full_name)
             await server.start()
         async with bare_channel_to(server) as channel:

@@ -57,7 +57,9 @@ async def test_an_order_that_nobody_decides_is_cancelled_at_its_deadline(
         took = order.update_time.ToMicroseconds() - placed.create_time.ToMicroseconds()
         assert took >= 200_000
         event = await streams.wait_for(OrderCancelled, placed.order_id)
-        assert event.body == OrderCancelled(order_id=placed.order_id, reason=api.CANCEL_REASON_DEADLINE_EXCEEDED)
+        assert event.body == OrderCancelled(
+            order_id=placed.order_id, reason=api.CANCEL_REASON_DEADLINE_EXCEEDED, user_id="ann"
+        )
         assert await count(orders.service, "intents") == 0
 
 

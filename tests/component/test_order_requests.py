@@ -148,7 +148,7 @@ async def test_a_malformed_order_id_is_named(orders: Orders) -> None:
 
 
 async def test_orders_are_listed_page_by_page_newest_first(orders: Orders) -> None:
-    placed = [(await orders.place(user_id=user)).order_id for user in ("ann", "bob", "ann", "ann", "bob")]
+    placed = [(await orders.place(user=user)).order_id for user in ("ann", "bob", "ann", "ann", "bob")]
     await orders.cancel(placed[2])
     await orders.cancel(placed[4])
     newest_first = placed[::-1]

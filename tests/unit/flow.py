@@ -106,7 +106,7 @@ class Orders(Context):
 
     def place(self, order_id: str, quantities: Mapping[str, int], token: str) -> None:
         lines = [NewOrderLine(sku=sku, quantity=quantity) for sku, quantity in quantities.items()]
-        order.check_request(CreateOrderRequest(user_id="u1", lines=lines, payment_token=token, ship_to=HOME))
+        order.check_request(CreateOrderRequest(lines=lines, payment_token=token, ship_to=HOME))
         self.orders[order_id] = order.Order.place(
             order_id=order_id,
             user_id="u1",
@@ -173,10 +173,10 @@ class Payments(Context):
         match event:
             case OrderCreated():
                 self.tokens[event.order_id] = event.payment_token
-                if self._payment(event.order_id).request(Money.of(event.total)):
+                if self._payment(event.order_id).request(Money.of(event.total), event.user_id):
                     self.intents.append(("charge", event.order_id))
             case OrderCancelled():
-                if self._payment(event.order_id).cancel():
+                if self._payment(event.order_id).cancel(event.user_id):
                     self.intents.append(("refund", event.order_id))
 
     def act(self, intent: tuple[str, str]) -> None:
@@ -285,7 +285,7 @@ class Shipments(Context):
         match event:
             case OrderCreated():
                 lines = [shipping.Line(line.sku, line.quantity) for line in event.lines]
-                self._shipment(event.order_id).order_created(lines, event.ship_to, self.now)
+                self._shipment(event.order_id).order_created(lines, event.ship_to, event.user_id, self.now)
             case PaymentCompleted():
                 self._shipment(event.order_id).payment_completed(self.now)
             case InventoryReserved():
@@ -295,7 +295,7 @@ class Shipments(Context):
             case OrderCancelRequested():
                 self._shipment(event.order_id).cancel_requested(self.now)
             case OrderCancelled():
-                self._shipment(event.order_id).order_cancelled(self.now)
+                self._shipment(event.order_id).order_cancelled(event.user_id, self.now)
 
     def _shipment(self, order_id: str) -> shipping.Shipment:
         return self.shipments.setdefault(order_id, shipping.Shipment.expect(order_id, self.now))

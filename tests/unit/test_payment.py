@@ -17,8 +17,8 @@ def payment(*events: Message) -> Payment:
     return Payment.replay("o1", events)
 
 
-REQUESTED = PaymentRequested(order_id="o1", amount=AMOUNT.message())
-CANCELLED = PaymentCancelled(order_id="o1")
+REQUESTED = PaymentRequested(order_id="o1", amount=AMOUNT.message(), user_id="u1")
+CANCELLED = PaymentCancelled(order_id="o1", user_id="u1")
 COMPLETED = PaymentCompleted(order_id="o1", amount=AMOUNT.message(), charge_reference="ch_1")
 FAILED = PaymentFailed(order_id="o1", reason="card declined")
 REFUNDED = PaymentRefunded(order_id="o1", amount=AMOUNT.message(), refund_reference="re_1")
@@ -63,7 +63,7 @@ def test_another_contexts_event_is_no_part_of_a_payment() -> None:
 
 def test_a_placed_order_wants_a_charge() -> None:
     paid = payment()
-    assert paid.request(AMOUNT)
+    assert paid.request(AMOUNT, "u1")
     assert (paid.state, paid.amount) == (State.PENDING, AMOUNT)
     assert paid.take_recorded() == [REQUESTED]
 
@@ -71,7 +71,7 @@ def test_a_placed_order_wants_a_charge() -> None:
 @pytest.mark.parametrize("journal", others(State.NEW))
 def test_an_order_is_charged_at_most_once_and_never_after_its_cancel(journal: list[Message]) -> None:
     paid = payment(*journal)
-    assert not paid.request(Money("CHF", 1))
+    assert not paid.request(Money("CHF", 1), "u1")
     assert paid.take_recorded() == []
 
 
@@ -91,22 +91,22 @@ def test_a_declined_card_fails_the_payment() -> None:
 
 def test_a_cancel_before_the_order_leaves_a_tombstone() -> None:
     paid = payment()
-    assert not paid.cancel()
+    assert not paid.cancel("u1")
     assert (paid.state, paid.amount) == (State.VOIDED, None)
     assert paid.take_recorded() == [CANCELLED]
-    assert not paid.request(AMOUNT)
+    assert not paid.request(AMOUNT, "u1")
 
 
 def test_a_cancel_of_a_charged_order_wants_a_refund() -> None:
     paid = payment(REQUESTED, COMPLETED)
-    assert paid.cancel()
+    assert paid.cancel("u1")
     assert paid.state is State.REFUNDING
     assert paid.take_recorded() == [CANCELLED]
 
 
 def test_a_cancel_while_the_provider_is_asked_waits_for_its_answer() -> None:
     paid = payment(REQUESTED)
-    assert not paid.cancel()
+    assert not paid.cancel("u1")
     assert (paid.state, paid.cancelled) == (State.PENDING, True)
     assert paid.take_recorded() == [CANCELLED]
 
@@ -127,7 +127,7 @@ def test_a_decline_that_comes_after_the_cancel_ends_it() -> None:
 @pytest.mark.parametrize("journal", [*others(State.NEW, State.PENDING, State.COMPLETED), [REQUESTED, CANCELLED]])
 def test_a_cancel_changes_nothing_where_nothing_is_to_be_undone(journal: list[Message]) -> None:
     paid = payment(*journal)
-    assert not paid.cancel()
+    assert not paid.cancel("u1")
     assert paid.take_recorded() == []
 
 
@@ -171,3 +171,8 @@ def test_a_refund_that_nobody_wanted_is_refused(journal: list[Message]) -> None:
         paid.refunded("re_1")
     assert error.value.reason == "REFUND_NOT_WANTED"
     assert paid.take_recorded() == []
+
+
+@pytest.mark.parametrize("journal", [[REQUESTED], [CANCELLED], [REQUESTED, CANCELLED]])
+def test_a_payment_knows_whose_order_it_is_from_the_orders_beginning_or_end(journal: list[Message]) -> None:
+    assert payment(*journal).user_id == "u1"

@@ -24,7 +24,11 @@ LINES = [Line("chair", 2)]
 
 
 def created(shipment: Shipment, now: datetime = NOW) -> None:
-    shipment.order_created(LINES, HOME, now)
+    shipment.order_created(LINES, HOME, "u1", now)
+
+
+def order_cancelled(shipment: Shipment, now: datetime = NOW) -> None:
+    shipment.order_cancelled("u1", now)
 
 
 Hears = Callable[[Shipment, datetime], None]
@@ -33,7 +37,7 @@ HEARS: list[Hears] = [
     *WAITS_FOR,
     Shipment.order_confirmed,
     Shipment.cancel_requested,
-    Shipment.order_cancelled,
+    order_cancelled,
 ]
 
 
@@ -71,7 +75,7 @@ def delivered() -> Shipment:
 
 def cancelled() -> Shipment:
     shipment = prepared()
-    shipment.order_cancelled(NOW)
+    order_cancelled(shipment)
     return shipment
 
 
@@ -206,7 +210,7 @@ def test_the_customers_cancel_changes_nothing_else(make: Callable[[], Shipment])
 @pytest.mark.parametrize("make", [waiting, prepared, confirmed])
 def test_a_cancelled_order_stops_its_shipment_silently(make: Callable[[], Shipment]) -> None:
     shipment = make()
-    shipment.order_cancelled(LATER)
+    order_cancelled(shipment, LATER)
     assert (shipment.state, shipment.ship_to) == (State.CANCELLED, None)
     assert shipment.take_recorded() == []
 
@@ -215,16 +219,25 @@ def test_a_cancelled_order_stops_its_shipment_silently(make: Callable[[], Shipme
 def test_what_is_on_its_way_or_cancelled_cannot_be_cancelled(make: Callable[[], Shipment]) -> None:
     shipment = make()
     before = state_of(shipment)
-    shipment.order_cancelled(LATER)
+    order_cancelled(shipment, LATER)
     assert state_of(shipment) == before
 
 
 @pytest.mark.parametrize("order", list(permutations(HEARS, 3)))
 def test_nothing_wakes_the_shipment_of_a_cancelled_order(order: tuple[Hears, ...]) -> None:
     shipment = waiting()
-    shipment.order_cancelled(NOW)
+    order_cancelled(shipment)
     before = state_of(shipment)
     for hear in order:
         hear(shipment, LATER)
     assert (state_of(shipment), shipment.take_recorded()) == (before, [])
     assert shipment.ship_to is None
+
+
+@pytest.mark.parametrize("hear", [created, order_cancelled])
+def test_a_shipment_knows_whose_order_it_is_from_the_orders_beginning_or_end(hear: Hears) -> None:
+    shipment = waiting()
+    shipment.payment_completed(NOW)
+    assert shipment.user_id == ""
+    hear(shipment, NOW)
+    assert shipment.user_id == "u1"

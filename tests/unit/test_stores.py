@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ from services.product import domain as product
 from services.product import store as product_store
 from services.shipping import domain as shipping
 from services.shipping import store as shipping_store
+from services.user import domain as user
+from services.user import store as user_store
+from services.user.keys import SigningKey
 from tests.unit.flow import state_of
 from weft.database import Database
 from weft.domain import Aggregate, Money
@@ -45,6 +48,7 @@ TABLES: dict[str, type[SQLModel]] = {
     "payment": payment_store.Tables,
     "product": product_store.Tables,
     "shipping": shipping_store.Tables,
+    "user": user_store.Tables,
 }
 
 ids = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
@@ -111,6 +115,42 @@ shipments = st.builds(
     confirmed=flags,
     create_time=times,
     update_time=times,
+    user_id=ids,
+)
+users = st.builds(
+    user.User,
+    user_id=ids,
+    email=texts,
+    password_hash=texts,
+    password_revision=counts,
+    display_name=texts,
+    address=st.none() | addresses,
+    role=st.sampled_from(user.Role),
+    revision=counts,
+    create_time=times,
+    update_time=times,
+)
+attempts = st.builds(user.SignInAttempts, email_hash=ids, failures=counts, locked_until=times, last_time=times)
+sessions = st.builds(
+    user.Session,
+    session_id=ids,
+    user_id=ids,
+    password_revision=counts,
+    current=st.lists(ids, min_size=1, max_size=4).map(tuple),
+    previous=st.just("") | ids,
+    previous_until=times,
+    create_time=times,
+    expire_time=times,
+)
+signing_keys = st.builds(
+    SigningKey,
+    kid=ids,
+    number=counts,
+    private=st.binary(min_size=32, max_size=32),
+    public=st.binary(min_size=32, max_size=32),
+    sign_from=times,
+    longest=st.timedeltas(timedelta(0), timedelta(days=3650)),
+    create_time=times,
 )
 
 
@@ -190,6 +230,26 @@ def test_a_reservation_comes_back_as_it_was(connection: Connection, reservation:
 @given(shipment=shipments)
 def test_a_shipment_comes_back_as_it_was(connection: Connection, shipment: shipping.Shipment) -> None:
     assert state_of(saved(connection, shipping_store.shipments, shipment)) == state_of(shipment)
+
+
+@given(one=users)
+def test_an_account_comes_back_as_it_was(connection: Connection, one: user.User) -> None:
+    assert state_of(saved(connection, user_store.users, one)) == state_of(one)
+
+
+@given(one=attempts)
+def test_attempts_to_sign_in_come_back_as_they_were(connection: Connection, one: user.SignInAttempts) -> None:
+    assert state_of(saved(connection, user_store.attempts, one)) == state_of(one)
+
+
+@given(one=sessions)
+def test_a_session_comes_back_as_it_was(connection: Connection, one: user.Session) -> None:
+    assert state_of(saved(connection, user_store.sessions, one)) == state_of(one)
+
+
+@given(one=signing_keys)
+def test_a_signing_key_comes_back_as_it_was(connection: Connection, one: SigningKey) -> None:
+    assert state_of(saved(connection, user_store.signing_keys, one)) == state_of(one)
 
 
 @given(journal=journals)

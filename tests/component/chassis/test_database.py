@@ -22,6 +22,7 @@ from services.order.store import Tables as OrderTables
 from services.payment.store import Tables as PaymentTables
 from services.product.store import Tables as ProductTables
 from services.shipping.store import Tables as ShippingTables
+from tests.component.callers import issuer
 from tests.component.chassis.toy import Settings, build
 from tests.component.chassis.toy import Tables as ToyTables
 from tests.component.chassis.world import ROOT, Rows, on_postgres, on_sqlite
@@ -113,7 +114,7 @@ def only_line(errors: str) -> str:
 async def start(module: str, **settings: str) -> tuple[int, str]:
     """Run a program that must end by itself; return its exit code and what it wrote to standard error."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEFT_")}
-    given = {f"WEFT_{name.upper()}": value for name, value in settings.items()}
+    given = {f"WEFT_{name.upper()}": value for name, value in {"jwks_url": issuer().jwks_url, **settings}.items()}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module),
         cwd=ROOT,

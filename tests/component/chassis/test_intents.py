@@ -224,7 +224,7 @@ async def test_timers_fire_when_they_are_due_though_others_are_not(world: World)
         await eventually(lambda: toy.fired == ["in-10"])
         clock.advance(timedelta(seconds=100))
         await eventually(lambda: toy.fired == ["in-10", "in-100"])
-        assert world.rows("SELECT key FROM intents") == [("in-1000",)]
+        await eventually(lambda: world.rows("SELECT key FROM intents") == [("in-1000",)])
 
 
 @on_sqlite

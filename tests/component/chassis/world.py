@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
-import grpc
 import orjson
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from commerce.inventory.v1 import inventory_service_pb2 as api
 from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from tests.component.callers import bearer, issuer, signed_channel
 from tests.component.chassis.toy import Settings, build
 from tests.component.support import running
 from weft.broker import Broker
@@ -188,7 +188,8 @@ class Process:
     """The toy as a process of its own."""
 
     def __init__(self, settings: dict[str, Any], command: Sequence[str] = ()) -> None:
-        settings = {"grpc_port": free_port(), "ops_port": free_port(), "log_level": "warning", **settings}
+        own = {"grpc_port": free_port(), "ops_port": free_port(), "log_level": "warning"}
+        settings = {**own, "jwks_url": issuer().jwks_url, **settings}
         self.grpc_port = settings["grpc_port"]
         self.ops_port = settings["ops_port"]
         self._command = list(command) or [sys.executable, "-m", "tests.component.chassis.toy"]
@@ -247,7 +248,7 @@ class Process:
     @asynccontextmanager
     async def calling(self) -> AsyncIterator[InventoryServiceStub]:
         """Open a channel to it."""
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
+        async with signed_channel(f"127.0.0.1:{self.grpc_port}", bearer()) as channel:
             yield InventoryServiceStub(channel)  # type: ignore[no-untyped-call]
 
 

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from weftapi.v1 import annotations_pb2 as weftapi_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-commerce/inventory/v1/inventory_service.proto\x12\x15\x63ommerce.inventory.v1\x1a\x1cgoogle/api/annotations.proto\"\x88\x01\n\x05Stock\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x17\n\x07on_hand\x18\x02 \x01(\x03R\x06onHand\x12\x1a\n\x08reserved\x18\x03 \x01(\x03R\x08reserved\x12\x1c\n\tavailable\x18\x04 \x01(\x03R\tavailable\x12\x1a\n\x08revision\x18\x05 \x01(\x03R\x08revision\"#\n\x0fGetStockRequest\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\"F\n\x10GetStockResponse\x12\x32\n\x05stock\x18\x01 \x01(\x0b\x32\x1c.commerce.inventory.v1.StockR\x05stock\">\n\x0eRestockRequest\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n\x08quantity\x18\x02 \x01(\x03R\x08quantity\"E\n\x0fRestockResponse\x12\x32\n\x05stock\x18\x01 \x01(\x0b\x32\x1c.commerce.inventory.v1.StockR\x05stock2\xa1\x02\n\x10InventoryService\x12\x82\x01\n\x08GetStock\x12&.commerce.inventory.v1.GetStockRequest\x1a\'.commerce.inventory.v1.GetStockResponse\"%\x90\x02\x01\x82\xd3\xe4\x93\x02\x1c\x12\x13/v1/inventory/{sku}b\x05stock\x12\x87\x01\n\x07Restock\x12%.commerce.inventory.v1.RestockRequest\x1a&.commerce.inventory.v1.RestockResponse\"-\x82\xd3\xe4\x93\x02\'\"\x1b/v1/inventory/{sku}:restock:\x01*b\x05stockb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-commerce/inventory/v1/inventory_service.proto\x12\x15\x63ommerce.inventory.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cweftapi/v1/annotations.proto\"\x88\x01\n\x05Stock\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x17\n\x07on_hand\x18\x02 \x01(\x03R\x06onHand\x12\x1a\n\x08reserved\x18\x03 \x01(\x03R\x08reserved\x12\x1c\n\tavailable\x18\x04 \x01(\x03R\tavailable\x12\x1a\n\x08revision\x18\x05 \x01(\x03R\x08revision\"#\n\x0fGetStockRequest\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\"F\n\x10GetStockResponse\x12\x32\n\x05stock\x18\x01 \x01(\x0b\x32\x1c.commerce.inventory.v1.StockR\x05stock\">\n\x0eRestockRequest\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n\x08quantity\x18\x02 \x01(\x03R\x08quantity\"E\n\x0fRestockResponse\x12\x32\n\x05stock\x18\x01 \x01(\x0b\x32\x1c.commerce.inventory.v1.StockR\x05stock2\xa5\x02\n\x10InventoryService\x12\x82\x01\n\x08GetStock\x12&.commerce.inventory.v1.GetStockRequest\x1a\'.commerce.inventory.v1.GetStockResponse\"%\x90\x02\x01\x82\xd3\xe4\x93\x02\x1c\x12\x13/v1/inventory/{sku}b\x05stock\x12\x8b\x01\n\x07Restock\x12%.commerce.inventory.v1.RestockRequest\x1a&.commerce.inventory.v1.RestockResponse\"1\x88\xe7\x18\x02\x82\xd3\xe4\x93\x02\'\"\x1b/v1/inventory/{sku}:restock:\x01*b\x05stockb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVENTORYSERVICE'].methods_by_name['GetStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['GetStock']._serialized_options = b'\220\002\001\202\323\344\223\002\034\022\023/v1/inventory/{sku}b\005stock'
   _globals['_INVENTORYSERVICE'].methods_by_name['Restock']._loaded_options = None
-  _globals['_INVENTORYSERVICE'].methods_by_name['Restock']._serialized_options = b'\202\323\344\223\002\'\"\033/v1/inventory/{sku}:restock:\001*b\005stock'
-  _globals['_STOCK']._serialized_start=103
-  _globals['_STOCK']._serialized_end=239
-  _globals['_GETSTOCKREQUEST']._serialized_start=241
-  _globals['_GETSTOCKREQUEST']._serialized_end=276
-  _globals['_GETSTOCKRESPONSE']._serialized_start=278
-  _globals['_GETSTOCKRESPONSE']._serialized_end=348
-  _globals['_RESTOCKREQUEST']._serialized_start=350
-  _globals['_RESTOCKREQUEST']._serialized_end=412
-  _globals['_RESTOCKRESPONSE']._serialized_start=414
-  _globals['_RESTOCKRESPONSE']._serialized_end=483
-  _globals['_INVENTORYSERVICE']._serialized_start=486
-  _globals['_INVENTORYSERVICE']._serialized_end=775
+  _globals['_INVENTORYSERVICE'].methods_by_name['Restock']._serialized_options = b'\210\347\030\002\202\323\344\223\002\'\"\033/v1/inventory/{sku}:restock:\001*b\005stock'
+  _globals['_STOCK']._serialized_start=133
+  _globals['_STOCK']._serialized_end=269
+  _globals['_GETSTOCKREQUEST']._serialized_start=271
+  _globals['_GETSTOCKREQUEST']._serialized_end=306
+  _globals['_GETSTOCKRESPONSE']._serialized_start=308
+  _globals['_GETSTOCKRESPONSE']._serialized_end=378
+  _globals['_RESTOCKREQUEST']._serialized_start=380
+  _globals['_RESTOCKREQUEST']._serialized_end=442
+  _globals['_RESTOCKRESPONSE']._serialized_start=444
+  _globals['_RESTOCKRESPONSE']._serialized_end=513
+  _globals['_INVENTORYSERVICE']._serialized_start=516
+  _globals['_INVENTORYSERVICE']._serialized_end=809
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from google.type import postal_address_pb2 as google_dot_type_dot_postal__address__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$commerce/order/v1/order_events.proto\x12\x11\x63ommerce.order.v1\x1a%commerce/order/v1/order_service.proto\x1a\x17google/type/money.proto\x1a google/type/postal_address.proto\"\x84\x02\n\x0cOrderCreated\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x32\n\x05lines\x18\x03 \x03(\x0b\x32\x1c.commerce.order.v1.OrderLineR\x05lines\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyR\x05total\x12\x38\n\x07ship_to\x18\x05 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipTo\x12(\n\rpayment_token\x18\x06 \x01(\tB\x03\x80\x01\x01R\x0cpaymentToken\"+\n\x0eOrderConfirmed\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"1\n\x14OrderCancelRequested\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"d\n\x0eOrderCancelled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x37\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.commerce.order.v1.CancelReasonR\x06reason\"+\n\x0eOrderCompleted\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderIdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$commerce/order/v1/order_events.proto\x12\x11\x63ommerce.order.v1\x1a%commerce/order/v1/order_service.proto\x1a\x17google/type/money.proto\x1a google/type/postal_address.proto\"\x84\x02\n\x0cOrderCreated\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x32\n\x05lines\x18\x03 \x03(\x0b\x32\x1c.commerce.order.v1.OrderLineR\x05lines\x12(\n\x05total\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyR\x05total\x12\x38\n\x07ship_to\x18\x05 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipTo\x12(\n\rpayment_token\x18\x06 \x01(\tB\x03\x80\x01\x01R\x0cpaymentToken\"+\n\x0eOrderConfirmed\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"1\n\x14OrderCancelRequested\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"}\n\x0eOrderCancelled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x37\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.commerce.order.v1.CancelReasonR\x06reason\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\"+\n\x0eOrderCompleted\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderIdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERCANCELREQUESTED']._serialized_start=465
   _globals['_ORDERCANCELREQUESTED']._serialized_end=514
   _globals['_ORDERCANCELLED']._serialized_start=516
-  _globals['_ORDERCANCELLED']._serialized_end=616
-  _globals['_ORDERCOMPLETED']._serialized_start=618
-  _globals['_ORDERCOMPLETED']._serialized_end=661
+  _globals['_ORDERCANCELLED']._serialized_end=641
+  _globals['_ORDERCOMPLETED']._serialized_start=643
+  _globals['_ORDERCOMPLETED']._serialized_end=686
 # @@protoc_insertion_point(module_scope)

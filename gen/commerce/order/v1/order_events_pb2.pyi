@@ -121,19 +121,23 @@ class OrderCancelled(_message.Message):
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order's id, the aggregate's id."""
     reason: _order_service_pb2.CancelReason.ValueType
     """Why."""
+    user_id: _builtins.str
+    """Whose order it is: some hear of its end before they hear of its beginning."""
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
         reason: _order_service_pb2.CancelReason.ValueType = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "reason", b"reason", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

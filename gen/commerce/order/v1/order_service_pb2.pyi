@@ -222,12 +222,9 @@ class CreateOrderRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    USER_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     PAYMENT_TOKEN_FIELD_NUMBER: _builtins.int
     SHIP_TO_FIELD_NUMBER: _builtins.int
-    user_id: _builtins.str
-    """Who orders."""
     payment_token: _builtins.str
     """The payment provider's token for the customer's card."""
     @_builtins.property
@@ -236,19 +233,18 @@ class CreateOrderRequest(_message.Message):
 
     @_builtins.property
     def ship_to(self) -> _postal_address_pb2.PostalAddress:
-        """Where it goes: `region_code` and at least one address line."""
+        """Where it goes: `region_code` and at least one address line. Absent means the user's own address."""
 
     def __init__(
         self,
         *,
-        user_id: _builtins.str = ...,
         lines: _abc.Iterable[Global___NewOrderLine] | None = ...,
         payment_token: _builtins.str = ...,
         ship_to: _postal_address_pb2.PostalAddress | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ship_to", b"ship_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "payment_token", b"payment_token", "ship_to", b"ship_to", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "payment_token", b"payment_token", "ship_to", b"ship_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,7 +335,7 @@ class ListOrdersRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
     user_id: _builtins.str
-    """Only this user's orders; empty for all."""
+    """Only this user's orders; empty for all that the caller may see."""
     state: Global___OrderState.ValueType
     """Only orders in this state; unspecified for all."""
     def __init__(

@@ -67,7 +67,7 @@ class OrderServiceServicer:
     """
 
     def CreateOrder(self, request, context):
-        """Takes an order at the current prices. It is PENDING when this returns: the outcome follows by events.
+        """Takes an order of the caller's at the current prices. It is PENDING when this returns: the outcome follows by events.
         INVALID_ARGUMENT names each wrong field; UNAVAILABLE if prices cannot be learned now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -75,14 +75,14 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Returns one order. NOT_FOUND for an unknown id.
+        """Returns one order. NOT_FOUND for an unknown id, and for another user's order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOrders(self, request, context):
-        """Returns orders page by page, newest first.
+        """Returns the caller's orders page by page, newest first; for an admin everybody's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,13 +34,13 @@ class OrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     CreateOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.CreateOrderResponse]
-    """Takes an order at the current prices. It is PENDING when this returns: the outcome follows by events.
+    """Takes an order of the caller's at the current prices. It is PENDING when this returns: the outcome follows by events.
     INVALID_ARGUMENT names each wrong field; UNAVAILABLE if prices cannot be learned now.
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_service_pb2.GetOrderResponse]
-    """Returns one order. NOT_FOUND for an unknown id."""
+    """Returns one order. NOT_FOUND for an unknown id, and for another user's order."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]
-    """Returns orders page by page, newest first."""
+    """Returns the caller's orders page by page, newest first; for an admin everybody's."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_service_pb2.CancelOrderResponse]
     """Cancels a PENDING order at once; asks shipping about a CONFIRMED one, which is CANCELLING meanwhile.
     Cancelling a cancelled order changes nothing. FAILED_PRECONDITION once it is shipped.
@@ -54,13 +54,13 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CreateOrderRequest, _order_service_pb2.CreateOrderResponse]  # type: ignore[assignment]
-    """Takes an order at the current prices. It is PENDING when this returns: the outcome follows by events.
+    """Takes an order of the caller's at the current prices. It is PENDING when this returns: the outcome follows by events.
     INVALID_ARGUMENT names each wrong field; UNAVAILABLE if prices cannot be learned now.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_service_pb2.GetOrderResponse]  # type: ignore[assignment]
-    """Returns one order. NOT_FOUND for an unknown id."""
+    """Returns one order. NOT_FOUND for an unknown id, and for another user's order."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]  # type: ignore[assignment]
-    """Returns orders page by page, newest first."""
+    """Returns the caller's orders page by page, newest first; for an admin everybody's."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_service_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Cancels a PENDING order at once; asks shipping about a CONFIRMED one, which is CANCELLING meanwhile.
     Cancelling a cancelled order changes nothing. FAILED_PRECONDITION once it is shipped.
@@ -77,7 +77,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.CreateOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_service_pb2.CreateOrderResponse, _abc.Awaitable[_order_service_pb2.CreateOrderResponse]]:
-        """Takes an order at the current prices. It is PENDING when this returns: the outcome follows by events.
+        """Takes an order of the caller's at the current prices. It is PENDING when this returns: the outcome follows by events.
         INVALID_ARGUMENT names each wrong field; UNAVAILABLE if prices cannot be learned now.
         """
 
@@ -87,7 +87,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_service_pb2.GetOrderResponse, _abc.Awaitable[_order_service_pb2.GetOrderResponse]]:
-        """Returns one order. NOT_FOUND for an unknown id."""
+        """Returns one order. NOT_FOUND for an unknown id, and for another user's order."""
 
     @_abc_1.abstractmethod
     def ListOrders(
@@ -95,7 +95,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.ListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_service_pb2.ListOrdersResponse, _abc.Awaitable[_order_service_pb2.ListOrdersResponse]]:
-        """Returns orders page by page, newest first."""
+        """Returns the caller's orders page by page, newest first; for an admin everybody's."""
 
     @_abc_1.abstractmethod
     def CancelOrder(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/payment/v1/payment_journal.proto\x12\x13\x63ommerce.payment.v1\x1a\x17google/type/money.proto\"Y\n\x10PaymentRequested\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12*\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.MoneyR\x06\x61mount\"-\n\x10PaymentCancelled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderIdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/payment/v1/payment_journal.proto\x12\x13\x63ommerce.payment.v1\x1a\x17google/type/money.proto\"r\n\x10PaymentRequested\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12*\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x12.google.type.MoneyR\x06\x61mount\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\"F\n\x10PaymentCancelled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userIdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.payment.v1.payment
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PAYMENTREQUESTED']._serialized_start=91
-  _globals['_PAYMENTREQUESTED']._serialized_end=180
-  _globals['_PAYMENTCANCELLED']._serialized_start=182
-  _globals['_PAYMENTCANCELLED']._serialized_end=227
+  _globals['_PAYMENTREQUESTED']._serialized_end=205
+  _globals['_PAYMENTCANCELLED']._serialized_start=207
+  _globals['_PAYMENTCANCELLED']._serialized_end=277
 # @@protoc_insertion_point(module_scope)

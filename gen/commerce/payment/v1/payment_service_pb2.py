@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
+from weftapi.v1 import annotations_pb2 as weftapi_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/payment/v1/payment_service.proto\x12\x13\x63ommerce.payment.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x80\x03\n\x07Payment\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.commerce.payment.v1.PaymentStateR\x05state\x12*\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyR\x06\x61mount\x12)\n\x10\x63harge_reference\x18\x04 \x01(\tR\x0f\x63hargeReference\x12)\n\x10refund_reference\x18\x05 \x01(\tR\x0frefundReference\x12%\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\tR\rfailureReason\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\".\n\x11GetPaymentRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"L\n\x12GetPaymentResponse\x12\x36\n\x07payment\x18\x01 \x01(\x0b\x32\x1c.commerce.payment.v1.PaymentR\x07payment\"Q\n\x13ListPaymentsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListPaymentsResponse\x12\x38\n\x08payments\x18\x01 \x03(\x0b\x32\x1c.commerce.payment.v1.PaymentR\x08payments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xd2\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYMENT_STATE_PENDING\x10\x01\x12\x1b\n\x17PAYMENT_STATE_COMPLETED\x10\x02\x12\x18\n\x14PAYMENT_STATE_FAILED\x10\x03\x12\x1b\n\x17PAYMENT_STATE_REFUNDING\x10\x04\x12\x1a\n\x16PAYMENT_STATE_REFUNDED\x10\x05\x12\x18\n\x14PAYMENT_STATE_VOIDED\x10\x06\x32\x8d\x02\n\x0ePaymentService\x12\x90\x01\n\nGetPayment\x12&.commerce.payment.v1.GetPaymentRequest\x1a\'.commerce.payment.v1.GetPaymentResponse\"1\x90\x02\x01\x82\xd3\xe4\x93\x02(\x12\x1d/v1/orders/{order_id}/paymentb\x07payment\x12h\n\x0cListPayments\x12(.commerce.payment.v1.ListPaymentsRequest\x1a).commerce.payment.v1.ListPaymentsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/payment/v1/payment_service.proto\x12\x13\x63ommerce.payment.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x1cweftapi/v1/annotations.proto\"\x80\x03\n\x07Payment\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32!.commerce.payment.v1.PaymentStateR\x05state\x12*\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyR\x06\x61mount\x12)\n\x10\x63harge_reference\x18\x04 \x01(\tR\x0f\x63hargeReference\x12)\n\x10refund_reference\x18\x05 \x01(\tR\x0frefundReference\x12%\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\tR\rfailureReason\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\".\n\x11GetPaymentRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"L\n\x12GetPaymentResponse\x12\x36\n\x07payment\x18\x01 \x01(\x0b\x32\x1c.commerce.payment.v1.PaymentR\x07payment\"Q\n\x13ListPaymentsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListPaymentsResponse\x12\x38\n\x08payments\x18\x01 \x03(\x0b\x32\x1c.commerce.payment.v1.PaymentR\x08payments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xd2\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYMENT_STATE_PENDING\x10\x01\x12\x1b\n\x17PAYMENT_STATE_COMPLETED\x10\x02\x12\x18\n\x14PAYMENT_STATE_FAILED\x10\x03\x12\x1b\n\x17PAYMENT_STATE_REFUNDING\x10\x04\x12\x1a\n\x16PAYMENT_STATE_REFUNDED\x10\x05\x12\x18\n\x14PAYMENT_STATE_VOIDED\x10\x06\x32\x91\x02\n\x0ePaymentService\x12\x90\x01\n\nGetPayment\x12&.commerce.payment.v1.GetPaymentRequest\x1a\'.commerce.payment.v1.GetPaymentResponse\"1\x90\x02\x01\x82\xd3\xe4\x93\x02(\x12\x1d/v1/orders/{order_id}/paymentb\x07payment\x12l\n\x0cListPayments\x12(.commerce.payment.v1.ListPaymentsRequest\x1a).commerce.payment.v1.ListPaymentsResponse\"\x07\x90\x02\x01\x88\xe7\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,19 +38,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._loaded_options = None
   _globals['_PAYMENTSERVICE'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001\202\323\344\223\002(\022\035/v1/orders/{order_id}/paymentb\007payment'
   _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._loaded_options = None
-  _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._serialized_options = b'\220\002\001'
-  _globals['_PAYMENTSTATE']._serialized_start=873
-  _globals['_PAYMENTSTATE']._serialized_end=1083
-  _globals['_PAYMENT']._serialized_start=155
-  _globals['_PAYMENT']._serialized_end=539
-  _globals['_GETPAYMENTREQUEST']._serialized_start=541
-  _globals['_GETPAYMENTREQUEST']._serialized_end=587
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=589
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=665
-  _globals['_LISTPAYMENTSREQUEST']._serialized_start=667
-  _globals['_LISTPAYMENTSREQUEST']._serialized_end=748
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=750
-  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=870
-  _globals['_PAYMENTSERVICE']._serialized_start=1086
-  _globals['_PAYMENTSERVICE']._serialized_end=1355
+  _globals['_PAYMENTSERVICE'].methods_by_name['ListPayments']._serialized_options = b'\220\002\001\210\347\030\002'
+  _globals['_PAYMENTSTATE']._serialized_start=903
+  _globals['_PAYMENTSTATE']._serialized_end=1113
+  _globals['_PAYMENT']._serialized_start=185
+  _globals['_PAYMENT']._serialized_end=569
+  _globals['_GETPAYMENTREQUEST']._serialized_start=571
+  _globals['_GETPAYMENTREQUEST']._serialized_end=617
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=619
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=695
+  _globals['_LISTPAYMENTSREQUEST']._serialized_start=697
+  _globals['_LISTPAYMENTSREQUEST']._serialized_end=778
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_start=780
+  _globals['_LISTPAYMENTSRESPONSE']._serialized_end=900
+  _globals['_PAYMENTSERVICE']._serialized_start=1116
+  _globals['_PAYMENTSERVICE']._serialized_end=1389
 # @@protoc_insertion_point(module_scope)

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import postal_address_pb2 as google_dot_type_dot_postal__address__pb2
+from weftapi.v1 import annotations_pb2 as weftapi_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+commerce/shipping/v1/shipping_service.proto\x12\x14\x63ommerce.shipping.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a google/type/postal_address.proto\"\xef\x02\n\x08Shipment\x12\x1f\n\x0bshipment_id\x18\x01 \x01(\tR\nshipmentId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32#.commerce.shipping.v1.ShipmentStateR\x05state\x12\x38\n\x05lines\x18\x04 \x03(\x0b\x32\".commerce.shipping.v1.ShipmentLineR\x05lines\x12\x38\n\x07ship_to\x18\x05 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipTo\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"<\n\x0cShipmentLine\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n\x08quantity\x18\x02 \x01(\x05R\x08quantity\"/\n\x12GetShipmentRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"Q\n\x13GetShipmentResponse\x12:\n\x08shipment\x18\x01 \x01(\x0b\x32\x1e.commerce.shipping.v1.ShipmentR\x08shipment\"2\n\x0f\x44ispatchRequest\x12\x1f\n\x0bshipment_id\x18\x01 \x01(\tR\nshipmentId\"N\n\x10\x44ispatchResponse\x12:\n\x08shipment\x18\x01 \x01(\x0b\x32\x1e.commerce.shipping.v1.ShipmentR\x08shipment\"1\n\x0e\x44\x65liverRequest\x12\x1f\n\x0bshipment_id\x18\x01 \x01(\tR\nshipmentId\"M\n\x0f\x44\x65liverResponse\x12:\n\x08shipment\x18\x01 \x01(\x0b\x32\x1e.commerce.shipping.v1.ShipmentR\x08shipment*\xc3\x01\n\rShipmentState\x12\x1e\n\x1aSHIPMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SHIPMENT_STATE_WAITING\x10\x01\x12\x1b\n\x17SHIPMENT_STATE_PREPARED\x10\x02\x12\x1d\n\x19SHIPMENT_STATE_DISPATCHED\x10\x03\x12\x1c\n\x18SHIPMENT_STATE_DELIVERED\x10\x04\x12\x1c\n\x18SHIPMENT_STATE_CANCELLED\x10\x05\x32\xdb\x03\n\x0fShippingService\x12\x97\x01\n\x0bGetShipment\x12(.commerce.shipping.v1.GetShipmentRequest\x1a).commerce.shipping.v1.GetShipmentResponse\"3\x90\x02\x01\x82\xd3\xe4\x93\x02*\x12\x1e/v1/orders/{order_id}/shipmentb\x08shipment\x12\x97\x01\n\x08\x44ispatch\x12%.commerce.shipping.v1.DispatchRequest\x1a&.commerce.shipping.v1.DispatchResponse\"<\x90\x02\x02\x82\xd3\xe4\x93\x02\x33\"$/v1/shipments/{shipment_id}:dispatch:\x01*b\x08shipment\x12\x93\x01\n\x07\x44\x65liver\x12$.commerce.shipping.v1.DeliverRequest\x1a%.commerce.shipping.v1.DeliverResponse\";\x90\x02\x02\x82\xd3\xe4\x93\x02\x32\"#/v1/shipments/{shipment_id}:deliver:\x01*b\x08shipmentb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+commerce/shipping/v1/shipping_service.proto\x12\x14\x63ommerce.shipping.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a google/type/postal_address.proto\x1a\x1cweftapi/v1/annotations.proto\"\xef\x02\n\x08Shipment\x12\x1f\n\x0bshipment_id\x18\x01 \x01(\tR\nshipmentId\x12\x19\n\x08order_id\x18\x02 \x01(\tR\x07orderId\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32#.commerce.shipping.v1.ShipmentStateR\x05state\x12\x38\n\x05lines\x18\x04 \x03(\x0b\x32\".commerce.shipping.v1.ShipmentLineR\x05lines\x12\x38\n\x07ship_to\x18\x05 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipTo\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"<\n\x0cShipmentLine\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n\x08quantity\x18\x02 \x01(\x05R\x08quantity\"/\n\x12GetShipmentRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"Q\n\x13GetShipmentResponse\x12:\n\x08shipment\x18\x01 \x01(\x0b\x32\x1e.commerce.shipping.v1.ShipmentR\x08shipment\"2\n\x0f\x44ispatchRequest\x12\x1f\n\x0bshipment_id\x18\x01 \x01(\tR\nshipmentId\"N\n\x10\x44ispatchResponse\x12:\n\x08shipment\x18\x01 \x01(\x0b\x32\x1e.commerce.shipping.v1.ShipmentR\x08shipment\"1\n\x0e\x44\x65liverRequest\x12\x1f\n\x0bshipment_id\x18\x01 \x01(\tR\nshipmentId\"M\n\x0f\x44\x65liverResponse\x12:\n\x08shipment\x18\x01 \x01(\x0b\x32\x1e.commerce.shipping.v1.ShipmentR\x08shipment*\xc3\x01\n\rShipmentState\x12\x1e\n\x1aSHIPMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SHIPMENT_STATE_WAITING\x10\x01\x12\x1b\n\x17SHIPMENT_STATE_PREPARED\x10\x02\x12\x1d\n\x19SHIPMENT_STATE_DISPATCHED\x10\x03\x12\x1c\n\x18SHIPMENT_STATE_DELIVERED\x10\x04\x12\x1c\n\x18SHIPMENT_STATE_CANCELLED\x10\x05\x32\xe3\x03\n\x0fShippingService\x12\x97\x01\n\x0bGetShipment\x12(.commerce.shipping.v1.GetShipmentRequest\x1a).commerce.shipping.v1.GetShipmentResponse\"3\x90\x02\x01\x82\xd3\xe4\x93\x02*\x12\x1e/v1/orders/{order_id}/shipmentb\x08shipment\x12\x9b\x01\n\x08\x44ispatch\x12%.commerce.shipping.v1.DispatchRequest\x1a&.commerce.shipping.v1.DispatchResponse\"@\x90\x02\x02\x88\xe7\x18\x02\x82\xd3\xe4\x93\x02\x33\"$/v1/shipments/{shipment_id}:dispatch:\x01*b\x08shipment\x12\x97\x01\n\x07\x44\x65liver\x12$.commerce.shipping.v1.DeliverRequest\x1a%.commerce.shipping.v1.DeliverResponse\"?\x90\x02\x02\x88\xe7\x18\x02\x82\xd3\xe4\x93\x02\x32\"#/v1/shipments/{shipment_id}:deliver:\x01*b\x08shipmentb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +40,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHIPPINGSERVICE'].methods_by_name['GetShipment']._loaded_options = None
   _globals['_SHIPPINGSERVICE'].methods_by_name['GetShipment']._serialized_options = b'\220\002\001\202\323\344\223\002*\022\036/v1/orders/{order_id}/shipmentb\010shipment'
   _globals['_SHIPPINGSERVICE'].methods_by_name['Dispatch']._loaded_options = None
-  _globals['_SHIPPINGSERVICE'].methods_by_name['Dispatch']._serialized_options = b'\220\002\002\202\323\344\223\0023\"$/v1/shipments/{shipment_id}:dispatch:\001*b\010shipment'
+  _globals['_SHIPPINGSERVICE'].methods_by_name['Dispatch']._serialized_options = b'\220\002\002\210\347\030\002\202\323\344\223\0023\"$/v1/shipments/{shipment_id}:dispatch:\001*b\010shipment'
   _globals['_SHIPPINGSERVICE'].methods_by_name['Deliver']._loaded_options = None
-  _globals['_SHIPPINGSERVICE'].methods_by_name['Deliver']._serialized_options = b'\220\002\002\202\323\344\223\0022\"#/v1/shipments/{shipment_id}:deliver:\001*b\010shipment'
-  _globals['_SHIPMENTSTATE']._serialized_start=993
-  _globals['_SHIPMENTSTATE']._serialized_end=1188
-  _globals['_SHIPMENT']._serialized_start=167
-  _globals['_SHIPMENT']._serialized_end=534
-  _globals['_SHIPMENTLINE']._serialized_start=536
-  _globals['_SHIPMENTLINE']._serialized_end=596
-  _globals['_GETSHIPMENTREQUEST']._serialized_start=598
-  _globals['_GETSHIPMENTREQUEST']._serialized_end=645
-  _globals['_GETSHIPMENTRESPONSE']._serialized_start=647
-  _globals['_GETSHIPMENTRESPONSE']._serialized_end=728
-  _globals['_DISPATCHREQUEST']._serialized_start=730
-  _globals['_DISPATCHREQUEST']._serialized_end=780
-  _globals['_DISPATCHRESPONSE']._serialized_start=782
-  _globals['_DISPATCHRESPONSE']._serialized_end=860
-  _globals['_DELIVERREQUEST']._serialized_start=862
-  _globals['_DELIVERREQUEST']._serialized_end=911
-  _globals['_DELIVERRESPONSE']._serialized_start=913
-  _globals['_DELIVERRESPONSE']._serialized_end=990
-  _globals['_SHIPPINGSERVICE']._serialized_start=1191
-  _globals['_SHIPPINGSERVICE']._serialized_end=1666
+  _globals['_SHIPPINGSERVICE'].methods_by_name['Deliver']._serialized_options = b'\220\002\002\210\347\030\002\202\323\344\223\0022\"#/v1/shipments/{shipment_id}:deliver:\001*b\010shipment'
+  _globals['_SHIPMENTSTATE']._serialized_start=1023
+  _globals['_SHIPMENTSTATE']._serialized_end=1218
+  _globals['_SHIPMENT']._serialized_start=197
+  _globals['_SHIPMENT']._serialized_end=564
+  _globals['_SHIPMENTLINE']._serialized_start=566
+  _globals['_SHIPMENTLINE']._serialized_end=626
+  _globals['_GETSHIPMENTREQUEST']._serialized_start=628
+  _globals['_GETSHIPMENTREQUEST']._serialized_end=675
+  _globals['_GETSHIPMENTRESPONSE']._serialized_start=677
+  _globals['_GETSHIPMENTRESPONSE']._serialized_end=758
+  _globals['_DISPATCHREQUEST']._serialized_start=760
+  _globals['_DISPATCHREQUEST']._serialized_end=810
+  _globals['_DISPATCHRESPONSE']._serialized_start=812
+  _globals['_DISPATCHRESPONSE']._serialized_end=890
+  _globals['_DELIVERREQUEST']._serialized_start=892
+  _globals['_DELIVERREQUEST']._serialized_end=941
+  _globals['_DELIVERRESPONSE']._serialized_start=943
+  _globals['_DELIVERRESPONSE']._serialized_end=1020
+  _globals['_SHIPPINGSERVICE']._serialized_start=1221
+  _globals['_SHIPPINGSERVICE']._serialized_end=1704
 # @@protoc_insertion_point(module_scope)
