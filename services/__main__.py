@@ -1,4 +1,4 @@
-"""`python -m services` hosts all five services in one process."""
+"""`python -m services` hosts all services in one process, and the gateway too if it is given descriptors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,56 @@ from services.product.settings import Settings as ProductSettings
 from services.settings import Settings
 from services.shipping.service import build as build_shipping
 from services.shipping.settings import Settings as ShippingSettings
+from services.user.service import build as build_user
+from services.user.service import keys_of
+from services.user.settings import Settings as UserSettings
 from weft import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.gateway import Gateway
     from weft import Service
 
 
 def build_all(settings: Settings) -> Sequence[Service]:
-    """Return the five services, ready to start."""
-    return [
+    """Return the six services, ready to start.
+
+    Those that are not told where to get the issuer's keys have them from user, beside them.
+    """
+    user = build_user(UserSettings(**settings.of("user")))
+    others = [
         build_product(ProductSettings(**settings.of("product"))),
-        build_order(OrderSettings(product_address=settings.where_product_is, **settings.of("order"))),
+        build_order(
+            OrderSettings(
+                product_address=settings.where_product_is, user_address=settings.where_user_is, **settings.of("order")
+            )
+        ),
         build_payment(PaymentSettings(**settings.of("payment"))),
         build_inventory(InventorySettings(**settings.of("inventory"))),
         build_shipping(ShippingSettings(**settings.of("shipping"))),
     ]
+    for one in others:
+        if not one.settings.jwks_url:
+            one.trusts(keys_of(user))
+    return [user, *others]
+
+
+def build_gateway(settings: Settings) -> Sequence[Gateway]:
+    """Return the gateway, if one is wanted."""
+    if not settings.gateway_descriptors:
+        return []
+    from gateway.gateway import Gateway
+    from gateway.settings import GatewaySettings
+
+    return [Gateway(GatewaySettings())]
+
+
+def build_process() -> Sequence[Service | Gateway]:
+    """Return everything that this process hosts."""
+    settings = Settings()
+    return [*build_all(settings), *build_gateway(settings)]
 
 
 if __name__ == "__main__":
-    run(lambda: build_all(Settings()))
+    run(build_process)
