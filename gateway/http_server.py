@@ -1,0 +1,81 @@
+"""The HTTP server of a gateway: uvicorn with the gateway's protocol, its signals left to the process."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from weft import ports
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from socket import socket
+
+    from uvicorn._types import ASGI3Application
+
+    from gateway.protocol import Protocol
+
+
+class HttpServer:
+    """Serves an application on one port."""
+
+    def __init__(
+        self, app: ASGI3Application, protocol: type[Protocol], *, host: str, port: int, port_setting: str
+    ) -> None:
+        self.host = host
+        self.port = port
+        """The port it was told to take; once started, the one it listens on."""
+        self._app = app
+        self._protocol = protocol
+        self._port_setting = port_setting
+        self._server: _Server | None = None
+        self.serving: asyncio.Task[None] | None = None
+        """Ends when the server does; once started."""
+
+    async def start(self) -> int:
+        """Listen, and return the port. Raises `PortInUse` and `CannotListen`."""
+        listener = ports.listen(self.host, self.port, self._port_setting)
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._app,
+            log_config=None,
+            access_log=False,
+            interface="asgi3",
+            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
+            ws="none",
+            http=self._protocol,
+            # The protocol keeps its own time, which bytes that begin no request do not reset.
+            timeout_keep_alive=math.ceil(self._protocol.limits.idle) + 1,
+        )
+        self._server = _Server(config)
+        self.serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
+        await self._server.listening.wait()
+        return self.port
+
+    async def close(self, seconds: float) -> None:
+        """Stop listening, finish what was accepted for at most `seconds`, and cancel the rest."""
+        if self._server is not None and self.serving is not None:
+            self._server.config.timeout_graceful_shutdown = math.ceil(seconds)
+            self._server.should_exit = True
+            await asyncio.gather(self.serving, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()

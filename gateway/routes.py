@@ -1,0 +1,120 @@
+"""The routes of a gateway: every binding of every annotated method whose service has a backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from gateway.codec import Codec
+from gateway.descriptors import rules_of
+from gateway.mapping import CannotServe, Mapping
+from gateway.router import Conflict, Router
+from gateway.template import parse
+from weft import CannotStart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from google.api.http_pb2 import HttpRule
+    from google.protobuf.descriptor import Descriptor
+    from google.protobuf.message import Message
+
+    from gateway.backends import Backends, Call
+    from gateway.descriptors import Contract, Method
+
+_STANDARD = ("get", "put", "post", "delete", "patch")
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One way to call one method."""
+
+    method: str
+    """The HTTP method; `*` is any."""
+    path: str
+    """The template as the annotation has it."""
+    rpc: str
+    """`pkg.v1.Service/Method`."""
+    mapping: Mapping
+    call: Call | None
+    """None for a method with streams, which is not served."""
+    decode: Callable[[bytes], Message]
+    encode: Callable[[Message], bytes]
+    span: str = field(init=False)
+    """What its spans are called, and its metrics."""
+    attributes: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.span = f"{self.method} {self.path}"
+        self.attributes = {"http.request.method": self.method, "http.route": self.path}
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path} of {self.rpc}"
+
+
+def make_routes(contract: Contract, served: Iterable[str], backends: Backends) -> tuple[Router[Route], list[Route]]:
+    """Make the routes of the services `served`. Raises `CannotStart`, which names the methods at fault."""
+    router: Router[Route] = Router()
+    routes: list[Route] = []
+    codec = Codec(contract.pool)
+    for service in served:
+        for method in contract.methods[service]:
+            for rule in rules_of(method):
+                route = _add(router, contract, codec, method, rule, backends)
+                routes.append(route)
+    return router, routes
+
+
+def _add(
+    router: Router[Route], contract: Contract, codec: Codec, method: Method, rule: HttpRule, backends: Backends
+) -> Route:
+    try:
+        verb, path = _pattern(rule)
+        if rule is not method.rule and rule.additional_bindings:
+            raise CannotServe("additional_bindings must not be nested")
+        template = parse(path)
+        request = contract.class_of(method.descriptor.input_type)
+        mapping = Mapping(request, template, rule.body, codec, fills_mask=verb == "PATCH")
+        reply = contract.class_of(method.descriptor.output_type)
+        route = Route(
+            method=verb,
+            path=path,
+            rpc=method.name,
+            mapping=mapping,
+            call=_call(method, backends),
+            decode=reply.FromString,
+            encode=_encoder(codec, reply, rule.response_body),
+        )
+        router.add(verb, template, route)
+    except (CannotServe, ValueError) as error:
+        shown = " ".join(str(rule).split())
+        raise CannotStart(f"{method.name} cannot be served: {error}; its google.api.http is: {shown}") from error
+    except Conflict as error:
+        raise CannotStart(f"{verb} {path} of {method.name} is the same as {error.other}: change one of them") from error
+    return route
+
+
+def _pattern(rule: HttpRule) -> tuple[str, str]:
+    kind = rule.WhichOneof("pattern")
+    if kind in _STANDARD:
+        return kind.upper(), str(getattr(rule, kind))
+    if kind != "custom" or not rule.custom.kind:
+        raise CannotServe("it has no HTTP method")
+    return rule.custom.kind.upper(), rule.custom.path
+
+
+def _call(method: Method, backends: Backends) -> Call | None:
+    descriptor = method.descriptor
+    if descriptor.client_streaming or descriptor.server_streaming:
+        return None
+    return backends.unary(descriptor.containing_service.full_name, descriptor.name)
+
+
+def _encoder(codec: Codec, reply: type[Message], response_body: str) -> Callable[[Message], bytes]:
+    if not response_body:
+        return codec.write
+    descriptor = cast("Descriptor", reply.DESCRIPTOR)
+    found = descriptor.fields_by_name.get(response_body)
+    if found is None:
+        raise CannotServe(f"{descriptor.full_name} has no field {response_body}, which is to be the response body")
+    return codec.write_field(found)

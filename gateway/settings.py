@@ -1,0 +1,91 @@
+"""What an operator may set for a gateway, from the environment or as options of its command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_BETWEEN = re.compile(r"[\s;]+|,\s*(?=[A-Za-z_][\w.]*=)")
+_SERVICE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_ORIGIN = re.compile(r"\*|https?://[^/\s*]+")
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of one gateway. Each is read from the environment variable `WEFT_<NAME>`, once, at the start."""
+
+    model_config = SettingsConfigDict(env_prefix="WEFT_", frozen=True, extra="ignore")
+
+    gateway_descriptors: Path = Field(description="File with the FileDescriptorSet of the services, imports included.")
+    gateway_backends: Annotated[Mapping[str, str], NoDecode] = Field(
+        description="Where each service is, as in pkg.v1.Service=host:port, with spaces, semicolons or commas between; "
+        "any gRPC target will do, as in pkg.v1.Service=ipv4:10.0.0.1:50051,10.0.0.2:50051."
+    )
+    gateway_host: str = Field("127.0.0.1", description="Address on which the gateway listens.")
+    gateway_port: int = Field(8080, ge=0, le=65535, description="Port on which it listens; 0 takes any free one.")
+    gateway_ops_port: int = Field(0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 takes any.")
+    gateway_allow_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call from a browser (CORS), with spaces or commas between; * is any."
+    )
+
+    gateway_timeout: float = Field(10.0, gt=0, description="Seconds a call may take when the client set no timeout.")
+    gateway_max_timeout: float = Field(60.0, gt=0, description="Most seconds that a client may set.")
+    gateway_receive_seconds: float = Field(10.0, gt=0, description="Seconds in which a request must have arrived.")
+    gateway_idle_seconds: float = Field(75.0, gt=0, description="Seconds that an idle connection is kept open.")
+    gateway_max_body_bytes: int = Field(1 << 20, ge=0, description="Most bytes of a request's body.")
+    gateway_max_header_bytes: int = Field(16 << 10, ge=256, description="Most bytes of a request's headers.")
+    gateway_max_url_bytes: int = Field(8 << 10, ge=64, description="Most bytes of a request's path and query.")
+    gateway_max_calls: int = Field(1000, ge=1, description="Calls at the same time; more are answered with 503.")
+    gateway_max_connections: int = Field(4000, ge=1, description="Connections at the same time; more get 503.")
+
+    instance: str = Field("1", min_length=1, description="This instance's name, unique among its gateways.")
+    drain_seconds: float = Field(10.0, ge=0, description="Seconds that accepted requests get to finish on SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")
+    die_with_parent: bool = Field(False, description="End when the process that started this one ends.")
+
+    @field_validator("gateway_backends", mode="before")
+    @classmethod
+    def _read_backends(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return value
+        parts = _BETWEEN.split(value.strip()) if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ValueError("must look like pkg.v1.Service=host:port")
+        backends: dict[str, str] = {}
+        for service, equals, target in (str(part).partition("=") for part in parts if part):
+            if not equals:
+                raise ValueError(f"{service!r} must look like pkg.v1.Service=host:port")
+            if service in backends:
+                raise ValueError(f"{service} is there twice: for several instances, write ipv4:host:port,host:port")
+            backends[service] = target
+        return backends
+
+    @field_validator("gateway_backends")
+    @classmethod
+    def _check_backends(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        if not value:
+            raise ValueError("name at least one service, as in pkg.v1.Service=host:port")
+        for service, target in value.items():
+            if not _SERVICE.fullmatch(service):
+                raise ValueError(f"{service!r} is not the full name of a service, as in pkg.v1.Service")
+            if ":" not in target:
+                raise ValueError(f"the target of {service} must look like host:port, and is {target!r}")
+        return value
+
+    @field_validator("gateway_allow_origins", mode="before")
+    @classmethod
+    def _read_origins(cls, value: object) -> object:
+        return tuple(re.findall(r"[^\s,]+", value)) if isinstance(value, str) else value
+
+    @field_validator("gateway_allow_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} must look like https://shop.example, without a path, or be *")
+        return value
