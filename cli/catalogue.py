@@ -2,91 +2,118 @@
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
+import asyncio
 from typing import TYPE_CHECKING
+
+from google.protobuf.json_format import MessageToDict
+from rich.markup import escape
 
 from cli.display import amount, print_json, print_table
 from cli.errors import Problem
-from cli.remote import TIMEOUT, reach
-from commerce.inventory.v1 import inventory_service_pb2 as inventory
-from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from commerce.product.v1 import product_service_pb2 as product
-from commerce.product.v1.product_service_pb2_grpc import ProductServiceStub
-from weft.domain import Money
+from cli.parsing import parse_price
+from cli.remote import Target, reach
+from cli.rest import at, read, unless
+from commerce.inventory.v1.inventory_service_pb2 import Stock
+from commerce.product.v1.product_service_pb2 import ListProductsResponse, Product
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from cli.remote import Gateway
+    from cli.rest import Answer
 
-_PAGE = 1000
-_PRICE = re.compile(r"(?P<number>[0-9]+(\.[0-9]{1,9})?)\s*(?P<currency>[A-Za-z]{3})")
+_HEARING = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
-def add_product(data: Path, *, sku: str, title: str, price: str, description: str, json: bool) -> None:
+async def add_product(target: Target, *, sku: str, title: str, price: str, description: str) -> None:
     """Add a product to the catalogue and print it."""
-    new = product.Product(sku=sku, title=title, price=parse_price(price).message(), description=description)
-    with reach("product", data) as channel:
-        request = product.CreateProductRequest(product=new)
-        added = ProductServiceStub(channel).CreateProduct(request, timeout=TIMEOUT).product
-    if json:
-        print_json(added)
-    else:
-        print(f"added {added.sku}: {added.title}, {amount(added.price)}; `weft stock add` puts some in stock")
+    new = Product(sku=sku, title=title, price=parse_price(price).message(), description=description)
+    async with reach(target) as gateway:
+        answer = await gateway.post("/v1/products", MessageToDict(new))
+    if target.json:
+        print_json(answer)
+        return
+    added = read(answer, Product())
+    print(f"added {added.sku}: {added.title}, {amount(added.price)}; `weft stock add` puts some in stock")
 
 
-def list_products(data: Path, *, limit: int, json: bool) -> None:
+async def update_product(
+    target: Target, *, sku: str, title: str | None, price: str | None, description: str | None, active: bool | None
+) -> None:
+    """Change what is given (None leaves it as it is) of a product, and print it."""
+    wanted: Answer = {
+        "title": title,
+        "price": None if price is None else MessageToDict(parse_price(price).message()),
+        "description": description,
+        "active": active,
+    }
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    if not changes:
+        raise Problem("nothing to change: give --title, --price, --description, --active or --no-active")
+    async with reach(target) as gateway:
+        answer = await gateway.patch(at("/v1/products/{}", sku), changes, list(changes))
+    _print_product(target, answer)
+
+
+async def show_product(target: Target, sku: str) -> None:
+    """Print one product."""
+    async with reach(target, public=True) as gateway:
+        answer = await gateway.get(at("/v1/products/{}", sku))
+    _print_product(target, answer)
+
+
+async def list_products(target: Target, limit: int) -> None:
     """Print up to `limit` products, ordered by sku."""
-    with reach("product", data) as channel:
-        found = list(_pages(ProductServiceStub(channel), limit))
-    if json:
-        print_json(product.ListProductsResponse(products=found))
-    elif found:
-        rows = [(p.sku, p.title, amount(p.price), "yes" if p.active else "no") for p in found]
-        print_table(("sku", "title", "price", "active"), rows)
+    async with reach(target, public=True) as gateway:
+        answer = await gateway.list("/v1/products", "products", {}, limit)
+    if target.json:
+        print_json(answer)
+    elif found := read(answer, ListProductsResponse()).products:
+        print_table(("sku", "title", "price", "active"), map(_as_row, found))
     else:
         print("no products; `weft product add --help` says how to add one")
 
 
-def show_stock(data: Path, *, sku: str, json: bool) -> None:
+async def show_stock(target: Target, sku: str) -> None:
     """Print the level of one sku."""
-    with reach("inventory", data) as channel:
-        asked = inventory.GetStockRequest(sku=sku)
-        _print_stock(InventoryServiceStub(channel).GetStock(asked, timeout=TIMEOUT).stock, json=json)
+    async with reach(target) as gateway:
+        answer = await gateway.get(at("/v1/inventory/{}", sku))
+    _print_stock(target, answer)
 
 
-def add_stock(data: Path, *, sku: str, quantity: int, json: bool) -> None:
-    """Add pieces of one sku and print its level."""
-    with reach("inventory", data) as channel:
-        asked = inventory.RestockRequest(sku=sku, quantity=quantity)
-        _print_stock(InventoryServiceStub(channel).Restock(asked, timeout=TIMEOUT).stock, json=json)
+async def add_stock(target: Target, sku: str, quantity: int) -> None:
+    """Add pieces of one sku and print its level; inventory may still have to hear of a product that is new."""
+    async with reach(target) as gateway:
+        answer = await _restock(gateway, sku, quantity)
+    _print_stock(target, answer)
 
 
-def parse_price(text: str) -> Money:
-    """Read an amount and its currency, as in `12.50 EUR`."""
-    if match := _PRICE.fullmatch(text.strip()):
-        nanos = Decimal(match["number"]).scaleb(9)
-        price = Money(match["currency"].upper(), int(nanos))
-        if price.nanos == nanos and price.fits:
-            return price
-    raise Problem(f"--price '{text}': write an amount and a currency, as in '12.50 EUR'")
+async def _restock(gateway: Gateway, sku: str, quantity: int) -> Answer:
+    path, body = at("/v1/inventory/{}:restock", sku), {"quantity": quantity}
+    for pause in _HEARING:
+        with unless("NOT_FOUND"):
+            return await gateway.post(path, body)
+        await gateway.get(at("/v1/products/{}", sku))  # raises if there is no such product at all
+        await asyncio.sleep(pause)
+    return await gateway.post(path, body)
 
 
-def _pages(products: ProductServiceStub, limit: int) -> Iterator[product.Product]:
-    wanted = product.ListProductsRequest()
-    while limit > 0:
-        wanted.page_size = min(limit, _PAGE)
-        page = products.ListProducts(wanted, timeout=TIMEOUT)
-        yield from page.products[:limit]
-        limit -= len(page.products)
-        wanted.page_token = page.next_page_token
-        if not page.next_page_token:
-            return
+def _as_row(product: Product) -> tuple[str, ...]:
+    return product.sku, escape(product.title), amount(product.price), "yes" if product.active else "no"
 
 
-def _print_stock(stock: inventory.Stock, *, json: bool) -> None:
-    if json:
-        print_json(stock)
+def _print_product(target: Target, answer: Answer) -> None:
+    if target.json:
+        print_json(answer)
         return
+    product = read(answer, Product())
+    _, title, price, active = _as_row(product)
+    rows = [("title", title), ("price", price), ("active", active), ("description", escape(product.description))]
+    print_table(("product", product.sku), rows)
+
+
+def _print_stock(target: Target, answer: Answer) -> None:
+    if target.json:
+        print_json(answer)
+        return
+    stock = read(answer, Stock())
     row = (stock.sku, str(stock.on_hand), str(stock.reserved), str(stock.available))
     print_table(("sku", "on hand", "reserved", "available"), [row])

@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process to run and to keep running.
+    """A process to run and to keep running; `stop_signal` asks it to end.
 
     Children of the lowest `layer` are started first and stopped last.
     """
@@ -49,6 +49,7 @@ class Child:
     layer: int = 0
     parts: tuple[Part, ...] = ()
     probes: tuple[Probe, ...] = ()
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
 class Life:
@@ -116,7 +117,7 @@ class Life:
         """Ask the process to end, and kill it after `grace` seconds; tell whether it ended by itself."""
         if self._process is None:
             return True
-        self._signal(signal.SIGTERM)
+        self._signal(self.child.stop_signal)
         try:
             await asyncio.wait_for(self._process.wait(), grace)
         except TimeoutError:

@@ -48,6 +48,16 @@ class DataDirectory:
         return self.path / "run.json"
 
     @property
+    def admin_file(self) -> Path:
+        """Email and password of the admin that the first start makes."""
+        return self.path / "admin.json"
+
+    @property
+    def accounts_file(self) -> Path:
+        """The passwords of the databases, by service, where the data are in PostgreSQL."""
+        return self.path / "postgres.json"
+
+    @property
     def former_run_file(self) -> Path:
         """The last run that was stopped cleanly: its ports are tried again."""
         return self.path / "last-run.json"
@@ -113,7 +123,8 @@ class DataDirectory:
 
     def _open(self, name: str) -> IO[bytes]:
         try:
-            self.logs.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.logs.mkdir(exist_ok=True)
             return (self.path / name).open("a+b")
         except OSError as error:
             raise Problem(f"cannot write to {self.path}: {error.strerror}. Choose another --data.") from None

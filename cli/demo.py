@@ -1,153 +1,97 @@
-"""`weft demo`: three orders through the running system, followed live, and how each one went."""
+"""`weft demo`: three orders through the running system, followed as they go, and how each one went."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import secrets
 import time
-from contextlib import AsyncExitStack, aclosing, suppress
-from typing import TYPE_CHECKING, Self
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, TypeVar
 
-import grpc
-from grpc import aio
+from google.protobuf.json_format import MessageToDict
 
-from cli.errors import REFUSED, Problem
+from cli.errors import OPERATOR, REFUSED, CallFailed, Problem
+from cli.orders import follow
 from cli.progress import Progress, print_outcomes
-from cli.remote import CHANNEL_OPTIONS, TIMEOUT, explain, find_service
-from cli.samples import IN_STOCK, PRODUCTS, RESTOCKED, SAMPLES
+from cli.remote import Gateway
+from cli.rest import Rest, at, read, unless
+from cli.samples import ADDRESS, IN_STOCK, PRODUCTS, RESTOCKED, SAMPLES
+from cli.tokens import Bearer, choose_account, read_admin, sign_in
 from cli.trial import Trial
-from commerce.inventory.v1.inventory_service_pb2 import GetStockRequest, RestockRequest, Stock
-from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from commerce.order.v1 import order_service_pb2 as orders
-from commerce.order.v1.order_service_pb2_grpc import OrderServiceStub
-from commerce.payment.v1.payment_service_pb2 import GetPaymentRequest
-from commerce.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
-from commerce.product.v1.product_service_pb2 import CreateProductRequest
-from commerce.product.v1.product_service_pb2_grpc import ProductServiceStub
-from commerce.shipping.v1.shipping_service_pb2 import GetShipmentRequest
-from commerce.shipping.v1.shipping_service_pb2_grpc import ShippingServiceStub
+from commerce.inventory.v1.inventory_service_pb2 import Stock
+from commerce.order.v1.order_service_pb2 import Order
+from commerce.payment.v1.payment_service_pb2 import Payment
+from commerce.shipping.v1.shipping_service_pb2 import Shipment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable
 
+    from cli.remote import Place, Target
+    from cli.rest import Answer
     from cli.samples import Sample
+    from commerce.product.v1.product_service_pb2 import Product
 
-_POLL = 0.03
+T = TypeVar("T")
+
+_POLL = 0.05
 _PATIENCE = 60.0
 _SETTLING = 20.0
-# A process that is being restarted is waited for, and what it did not get is sent again; an order never is.
-_PATIENT = {"waitForReady": True}
-_RETRIES = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.2s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-_CREATE_ORDER = {"service": "commerce.order.v1.OrderService", "method": "CreateOrder"}
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {"name": [{}], "retryPolicy": _RETRIES} | _PATIENT,
-            {"name": [_CREATE_ORDER]} | _PATIENT,
-        ]
-    }
-)
+_RETRIES = (0.2, 0.4, 0.8, 1.6)
 
 
-def run_demo(data: Path) -> int:
-    """Place the sample orders in the system of `data`, and print how they went.
+def run_demo(target: Target) -> int:
+    """Place the sample orders in a system, and print how they went.
 
-    Returns 0 if they went as they should, else 1. Raises `Problem` if a service refuses.
+    Returns 0 if they went as they should, else 1. Raises `Problem` if the system refuses, or nobody may add products.
     """
     try:
-        return asyncio.run(_run(data))
-    except aio.AioRpcError as error:
-        raise Problem(f"the demo stopped: {explain(error)}", REFUSED) from error
+        return asyncio.run(_run(target.find()))
+    except CallFailed as failed:
+        raise Problem(f"the demo stopped: {failed}", failed.exit_code) from failed
     except TimeoutError:
         raise Problem(
             f"the demo did not end within {_PATIENCE:g} s; `weft order list` shows its orders", REFUSED
         ) from None
 
 
-async def _run(data: Path) -> int:
-    async with asyncio.timeout(_PATIENCE), Shop(data) as shop:
+async def _run(place: Place) -> int:
+    async with asyncio.timeout(_PATIENCE), Rest(place.url) as rest:
         with Progress() as progress:
             progress.say("adding sample products and stock")
-            await shop.fill()
+            merchant = await _merchant(place, rest)
+            await fill(merchant)
+            shop = Shop(await _customer(rest))
             trials = await asyncio.gather(*(shop.place(sample, progress) for sample in SAMPLES))
     print_outcomes(trials)
     return 0 if all(trial.went_as_expected for trial in trials) else REFUSED
 
 
+async def fill(merchant: Gateway) -> None:
+    """Add the sample products that are not there, and restock those that can be bought."""
+    await asyncio.gather(*(_add(merchant, product) for product in PRODUCTS))
+
+
 class Shop:
-    """The services of a running system, as a customer and a merchant use them."""
+    """A system as a customer sees it."""
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
-        self._channels = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        self._products = ProductServiceStub(await self._channel("product"))
-        self._orders = OrderServiceStub(await self._channel("order"))
-        self._payments = PaymentServiceStub(await self._channel("payment"))
-        self._inventory = InventoryServiceStub(await self._channel("inventory"))
-        self._shipping = ShippingServiceStub(await self._channel("shipping"))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._channels.aclose()
-
-    async def fill(self) -> None:
-        """Add the sample products that are not there, and restock those that can be bought."""
-        await asyncio.gather(*(self._add(product.sku) for product in PRODUCTS))
+    def __init__(self, customer: Gateway) -> None:
+        self._customer = customer
 
     async def place(self, sample: Sample, progress: Progress) -> Trial:
         """Place a sample order and follow it until nothing about it changes any more."""
-        before = await self._stock(sample.sku)
+        before = await _stock(self._customer, sample.sku)
         since = time.monotonic()
-        created = await self._orders.CreateOrder(sample.request(before.available), timeout=TIMEOUT)
-        trial = Trial(sample, created.order, before)
-        progress.show(trial)
-        async with aclosing(self._watch(trial.order.order_id)) as changes:
-            async for trial.order in changes:
+        created = await self._customer.post("/v1/orders", MessageToDict(sample.request(before.available)))
+        trial = Trial(sample, read(created, Order()), before)
+        async with aclosing(follow(self._customer, created, _PATIENCE)) as changes:
+            async for answer in changes:
+                trial.order = read(answer, Order())
                 trial.took = time.monotonic() - since
                 progress.show(trial)
                 if trial.decided:
                     break
         await self._settle(trial, progress)
         return trial
-
-    async def _channel(self, service: str) -> aio.Channel:
-        options = [*CHANNEL_OPTIONS, ("grpc.service_config", _SERVICE_CONFIG)]
-        channel = aio.insecure_channel(find_service(self._data, service), options=options)
-        return await self._channels.enter_async_context(channel)
-
-    async def _add(self, sku: str) -> None:
-        product = next(product for product in PRODUCTS if product.sku == sku)
-        with _Unless(grpc.StatusCode.ALREADY_EXISTS):
-            await self._products.CreateProduct(CreateProductRequest(product=product), timeout=TIMEOUT)
-        stock = await self._stock(sku)
-        if sku in RESTOCKED and stock.available < IN_STOCK:
-            request = RestockRequest(sku=sku, quantity=IN_STOCK - stock.available)
-            await self._inventory.Restock(request, timeout=TIMEOUT)
-
-    async def _stock(self, sku: str) -> Stock:
-        """Return a sku's level, once inventory has heard of it."""
-        while True:
-            with _Unless(grpc.StatusCode.NOT_FOUND):
-                return (await self._inventory.GetStock(GetStockRequest(sku=sku), timeout=TIMEOUT)).stock
-            await asyncio.sleep(_POLL)
-
-    async def _watch(self, order_id: str) -> AsyncGenerator[orders.Order, None]:
-        """Yield the order as it is and whenever it changed, over as many streams as that takes."""
-        while True:
-            with _Unless(grpc.StatusCode.UNAVAILABLE):
-                async for answer in self._orders.WatchOrder(orders.WatchOrderRequest(order_id=order_id)):
-                    yield answer.order
-                return
-            await asyncio.sleep(_POLL)
 
     async def _settle(self, trial: Trial, progress: Progress) -> None:
         with suppress(TimeoutError):
@@ -160,21 +104,61 @@ class Shop:
     async def _look_around(self, trial: Trial) -> None:
         """Ask the other services what they did about the order."""
         order_id = trial.order.order_id
-        with _Unless(grpc.StatusCode.NOT_FOUND):
-            trial.payment = (await self._payments.GetPayment(GetPaymentRequest(order_id=order_id))).payment
-        with _Unless(grpc.StatusCode.NOT_FOUND):
-            trial.shipment = (await self._shipping.GetShipment(GetShipmentRequest(order_id=order_id))).shipment
-        trial.stock = await self._stock(trial.sample.sku)
+        with unless("NOT_FOUND", "UNAVAILABLE"):
+            trial.payment = read(await self._customer.get(at("/v1/orders/{}/payment", order_id)), Payment())
+        with unless("NOT_FOUND", "UNAVAILABLE"):
+            trial.shipment = read(await self._customer.get(at("/v1/orders/{}/shipment", order_id)), Shipment())
+        trial.stock = await _stock(self._customer, trial.sample.sku)
 
 
-class _Unless:
-    """Leaves its `with` when a call fails with `code`; any other failure goes on."""
+async def _merchant(place: Place, rest: Rest) -> Gateway:
+    """Return the gateway as an admin: of a local system the one in its folder, whoever else is signed in."""
+    if place.data:
+        email, password = read_admin(place.data)
+        session = await _patiently(lambda: sign_in(rest, email, password))
+        return Gateway(rest, Bearer(session.access_token, session.email, "the demo"))
+    merchant = Gateway(rest, choose_account(place))
+    if not await merchant.is_admin():
+        raise Problem(
+            f"the demo adds products and stock, and {merchant.account.who} is no admin at {place.url}: sign in as one "
+            "with `weft login EMAIL`",
+            OPERATOR,
+        )
+    return merchant
 
-    def __init__(self, code: grpc.StatusCode) -> None:
-        self._code = code
 
-    def __enter__(self) -> None:
-        pass
+async def _customer(rest: Rest) -> Gateway:
+    """Open an account for this run of the demo, and sign in."""
+    email, password = f"sample-{secrets.token_hex(6)}@weft.example", secrets.token_urlsafe(18)
+    new: Answer = {"email": email, "password": password, "displayName": "A sample customer"}
+    new["address"] = MessageToDict(ADDRESS)
+    with unless("ALREADY_EXISTS"):  # the answer to the first try was lost
+        await _patiently(lambda: rest.send("POST", "/v1/users", body=new))
+    session = await _patiently(lambda: sign_in(rest, email, password))
+    return Gateway(rest, Bearer(session.access_token, email, "the demo"))
 
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
-        return isinstance(error, aio.AioRpcError) and error.code() is self._code
+
+async def _add(merchant: Gateway, product: Product) -> None:
+    with unless("ALREADY_EXISTS"):
+        await _patiently(lambda: merchant.post("/v1/products", MessageToDict(product)))
+    stock = await _stock(merchant, product.sku)
+    if product.sku in RESTOCKED and stock.available < IN_STOCK:
+        body = {"quantity": IN_STOCK - stock.available}
+        await _patiently(lambda: merchant.post(at("/v1/inventory/{}:restock", product.sku), body))
+
+
+async def _stock(gateway: Gateway, sku: str) -> Stock:
+    """Return a sku's level, once inventory has heard of it."""
+    while True:
+        with unless("NOT_FOUND", "UNAVAILABLE"):
+            return read(await gateway.get(at("/v1/inventory/{}", sku)), Stock())
+        await asyncio.sleep(_POLL)
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Make a call that may be made twice, again while what it needs is being restarted; an order's never is."""
+    for pause in _RETRIES:
+        with unless("UNAVAILABLE"):
+            return await call()
+        await asyncio.sleep(pause)
+    return await call()

@@ -1,12 +1,13 @@
-"""How orders, products and amounts are shown: tables for people, protobuf's JSON for programs."""
+"""How orders, products and amounts are shown: tables for people, the gateway's JSON for programs."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC
 from typing import TYPE_CHECKING
 
-from google.protobuf.json_format import MessageToJson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from commerce.order.v1.order_service_pb2 import CancelReason, OrderState
@@ -15,10 +16,11 @@ from weft.domain import Money
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
     from google.type.money_pb2 import Money as MoneyMessage
+    from google.type.postal_address_pb2 import PostalAddress
 
+    from cli.rest import Answer
     from commerce.order.v1.order_service_pb2 import Order
 
 _WIDE = 160
@@ -35,13 +37,13 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_WIDE)
 
 
-def print_json(message: Message) -> None:
-    """Print a message in protobuf's JSON mapping, with the fields that have their default."""
-    print(MessageToJson(message, always_print_fields_with_no_presence=True))
+def print_json(answer: Answer) -> None:
+    """Print what the gateway answered, on lines that people can read too."""
+    print(json.dumps(answer, indent=2))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under headings; cells may carry rich's markup."""
+    """Print rows under headings; cells may carry rich's markup, so what is not ours has to be escaped."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for heading in headings:
         table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
@@ -65,7 +67,12 @@ def words(name: str, prefix: str) -> str:
 
 def order_lines(order: Order) -> str:
     """Return what was ordered, as in `2 x mug, 1 x tee`."""
-    return ", ".join(f"{line.quantity} x {line.sku}" for line in order.lines)
+    return escape(", ".join(f"{line.quantity} x {line.sku}" for line in order.lines))
+
+
+def address_line(address: PostalAddress) -> str:
+    """Return an address on one line, as `--address` takes it; nothing for one that is not set."""
+    return escape(", ".join(filter(None, [*address.address_lines, address.region_code])))
 
 
 def amount(money: MoneyMessage) -> str:

@@ -9,8 +9,9 @@ import typer
 
 from cli.data import DEFAULT_DATA
 from cli.errors import Problem
-from cli.options import Data
-from cli.shop import orders, products, stock
+from cli.options import Data, Gateway
+from cli.people import admins, login, logout, whoami
+from cli.shop import orders, products, shipments, stock
 
 app = typer.Typer(
     name="weft",
@@ -24,6 +25,8 @@ app = typer.Typer(
 app.add_typer(orders, name="order")
 app.add_typer(products, name="product")
 app.add_typer(stock, name="stock")
+app.add_typer(shipments, name="shipment")
+app.add_typer(admins, name="admin")
 
 
 class LogLevel(StrEnum):
@@ -68,19 +71,45 @@ def up(
     demo: Annotated[
         bool, typer.Option("--demo", help="Once ready, place three sample orders and follow them.")
     ] = False,
+    gateway_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, show_default="8080, or a free one if that is taken", help="Where REST is; 0 is any free."
+        ),
+    ] = None,
+    postgres: Annotated[
+        bool, typer.Option("--postgres", help="Keep the data in PostgreSQL, which comes along, instead of SQLite.")
+    ] = False,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERVICE=COUNT", help="Run so many instances of a service, as in order=2; needs PostgreSQL."
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="The least level that the services log.")] = LogLevel.INFO,
     log_format: Annotated[LogFormat, typer.Option(help="How DIR/logs/*.log are written.")] = LogFormat.JSON,
 ) -> None:
     """Start everything on this machine and serve until Ctrl-C or SIGTERM.
 
-    Runs a NATS server, a stand-in for the payment provider and the services on free ports, restarts what
-    dies, and keeps all data under DIR: a second `weft up` on the same DIR goes on where the first stopped.
-    DIR/run.json says what runs and where; DIR/logs has a log for each process.
+    Runs a NATS server, a stand-in for the payment provider, the services, and a gateway with REST; restarts
+    what dies, and keeps all data under DIR: a second `weft up` on the same DIR goes on where the first stopped.
+    The first one decides between SQLite and PostgreSQL. DIR/run.json says what runs and where, DIR/admin.json
+    who may change the catalogue; DIR/logs has a log for each process.
     """
-    from cli.up import Wishes
+    from cli.plan import Wishes
     from cli.up import up as serve
 
-    raise typer.Exit(serve(Wishes(data, one_process, demo, log_level.value, log_format.value)))
+    wishes = Wishes(
+        data,
+        one_process=one_process,
+        demo=demo,
+        gateway_port=gateway_port,
+        postgres=postgres,
+        scale=tuple(scale or ()),
+        log_level=log_level.value,
+        log_format=log_format.value,
+    )
+    raise typer.Exit(serve(wishes))
 
 
 @app.command()
@@ -95,11 +124,21 @@ def down(
 
 
 @app.command()
-def demo(data: Data = DEFAULT_DATA) -> None:
-    """Place three sample orders in the running system: one that succeeds, one declined, one out of stock."""
-    from cli.demo import run_demo
+def demo(data: Data = DEFAULT_DATA, gateway: Gateway = None) -> None:
+    """Place three sample orders in the running system: one that succeeds, one declined, one out of stock.
 
-    raise typer.Exit(run_demo(data))
+    Opens an account for a sample customer, and adds sample products and stock: as the admin of the system of DIR;
+    at another --gateway you have to be an admin.
+    """
+    from cli.demo import run_demo
+    from cli.remote import Target
+
+    raise typer.Exit(run_demo(Target(data, gateway)))
+
+
+app.command()(login)
+app.command()(logout)
+app.command()(whoami)
 
 
 def main() -> None:

@@ -9,8 +9,17 @@ Data = Annotated[
     Path,
     typer.Option("--data", metavar="DIR", envvar="WEFT_DATA", help="The folder in which the system lives."),
 ]
-OrderAddress = Annotated[
+Gateway = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="The order service's gRPC address; else DIR/run.json has it."),
+    typer.Option(metavar="URL", envvar="WEFT_GATEWAY", help="The gateway's address; else DIR/run.json has it."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON (protobuf's mapping) instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print what the gateway answered, as JSON, instead of a table.")]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
+]
+Address = Annotated[
+    str,
+    typer.Option(
+        metavar="LINE,…,COUNTRY", help="Lines and a two-letter country, as in '1 Sample Street, 10115 Berlin, DE'."
+    ),
+]

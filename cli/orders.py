@@ -1,136 +1,153 @@
-"""`weft order`: places, shows, lists and cancels orders over gRPC."""
+"""`weft order` and `weft shipment`: places, shows, lists and cancels orders, and sends them on their way."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from google.type.postal_address_pb2 import PostalAddress
+from google.protobuf.json_format import MessageToDict
 from rich.console import Console
+from rich.markup import escape
 
-from cli.display import amount, local_time, order_lines, order_state, print_json, print_table, words
-from cli.errors import OPERATOR, REFUSED, Problem
-from cli.remote import TIMEOUT, reach
+from cli.display import address_line, amount, local_time, order_lines, order_state, print_json, print_table, words
+from cli.errors import REFUSED, CallFailed, Problem
+from cli.parsing import parse_address, parse_line
+from cli.remote import Target, pauses, reach
+from cli.rest import at, read, unless
+from cli.samples import ADDRESS
 from commerce.order.v1 import order_service_pb2 as pb
-from commerce.order.v1.order_service_pb2_grpc import OrderServiceStub
-from commerce.payment.v1.payment_service_pb2 import GetPaymentRequest, PaymentState
-from commerce.payment.v1.payment_service_pb2_grpc import PaymentServiceStub
-from commerce.shipping.v1.shipping_service_pb2 import GetShipmentRequest, ShipmentState
-from commerce.shipping.v1.shipping_service_pb2_grpc import ShippingServiceStub
+from commerce.payment.v1.payment_service_pb2 import Payment, PaymentState
+from commerce.shipping.v1.shipping_service_pb2 import Shipment, ShipmentState
+from commerce.user.v1.user_service_pb2 import User
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Sequence
 
-_PAGE = 1000
+    from google.type.postal_address_pb2 import PostalAddress
+
+    from cli.remote import Gateway
+    from cli.rest import Answer
+
 _WAIT = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Which system's orders are meant, and whether a program reads the answer."""
-
-    data: Path
-    address: str | None = None
-    json: bool = False
-
-
-def place(source: Source, *, skus: Sequence[str], user: str, token: str, address: str, wait: bool) -> int:
+async def place(target: Target, *, skus: Sequence[str], token: str, address: str, wait: bool) -> int:
     """Place an order; with `wait` follow it until its outcome. Return 1 if it ended CANCELLED, else 0."""
-    request = pb.CreateOrderRequest(
-        user_id=user,
-        lines=[parse_line(text) for text in skus],
-        payment_token=token,
-        ship_to=parse_address(address),
-    )
-    with reach("order", source.data, source.address) as channel:
-        orders = OrderServiceStub(channel)
-        order = orders.CreateOrder(request, timeout=TIMEOUT).order
+    request = pb.CreateOrderRequest(lines=[parse_line(text) for text in skus], payment_token=token)
+    async with reach(target) as gateway:
+        ship_to = parse_address(address) if address else await _usual_address(target, gateway)
+        if ship_to:
+            request.ship_to.CopyFrom(ship_to)
+        answer = await _create(gateway, request)
         if wait:
-            order = _follow(orders, order, quiet=source.json)
-    _print_order(source, order)
-    return REFUSED if order.state == pb.ORDER_STATE_CANCELLED else 0
+            answer = await _outcome(gateway, answer, quiet=target.json)
+    _print_order(target, answer)
+    return REFUSED if answer.get("state") == "ORDER_STATE_CANCELLED" else 0
 
 
-def show(source: Source, order_id: str) -> None:
+async def show(target: Target, order_id: str) -> None:
     """Print one order; for people, with its payment and its shipment."""
-    with reach("order", source.data, source.address) as channel:
-        request = pb.GetOrderRequest(order_id=order_id)
-        order = OrderServiceStub(channel).GetOrder(request, timeout=TIMEOUT).order
-    if source.json or source.address:
-        _print_order(source, order)
-        return
-    payment = ("payment", _describe_payment(source.data, order_id))
-    _print_order(source, order, payment, ("shipment", _describe_shipment(source.data, order_id)))
+    async with reach(target) as gateway:
+        answer = await gateway.get(at("/v1/orders/{}", order_id))
+        if target.json:
+            print_json(answer)
+            return
+        payment, shipment = await asyncio.gather(_payment(gateway, order_id), _shipment(gateway, order_id))
+    _print_order(target, answer, ("payment", payment), ("shipment", shipment))
 
 
-def cancel(source: Source, order_id: str) -> None:
+async def cancel(target: Target, order_id: str) -> None:
     """Cancel an order, or ask for it, and print it."""
-    with reach("order", source.data, source.address) as channel:
-        request = pb.CancelOrderRequest(order_id=order_id)
-        order = OrderServiceStub(channel).CancelOrder(request, timeout=TIMEOUT).order
-    _print_order(source, order)
+    async with reach(target) as gateway:
+        answer = await gateway.post(at("/v1/orders/{}:cancel", order_id))
+    _print_order(target, answer)
 
 
-def list_all(source: Source, *, user: str, state: str, limit: int) -> None:
+async def list_all(target: Target, *, user: str, state: str, limit: int) -> None:
     """Print up to `limit` orders, newest first."""
-    wanted = pb.ListOrdersRequest(user_id=user, state=_parse_state(state))
-    with reach("order", source.data, source.address) as channel:
-        found = list(_pages(OrderServiceStub(channel), wanted, limit))
-    if source.json:
-        print_json(pb.ListOrdersResponse(orders=found))
-    elif found:
+    wanted = {"userId": user, "state": _parse_state(state)}
+    async with reach(target) as gateway:
+        query = {name: value for name, value in wanted.items() if value}
+        answer = await gateway.list("/v1/orders", "orders", query, limit)
+    if target.json:
+        print_json(answer)
+    elif found := read(answer, pb.ListOrdersResponse()).orders:
         print_table(("order", "placed", "user", "lines", "total", "state"), map(_as_row, found))
     else:
         print("no orders")
 
 
-def parse_line(text: str) -> pb.NewOrderLine:
-    """Read `SKU` or `SKU:QUANTITY`. Whether they make sense is for the order service to say."""
-    sku, _, quantity = text.partition(":")
+async def send_on(target: Target, order_id: str, step: str) -> None:
+    """Have an order's shipment take a step, `dispatch` or `deliver`, and print it."""
+    async with reach(target) as gateway:
+        # An order's shipment bears its id.
+        answer = await gateway.post(at("/v1/shipments/{}:" + step, order_id))
+    if target.json:
+        print_json(answer)
+        return
+    shipment = read(answer, Shipment())
+    print_table(("shipment", shipment.shipment_id), [("state", _shipment_state(shipment).upper())])
+
+
+async def follow(gateway: Gateway, answer: Answer, patience: float) -> AsyncGenerator[Answer, None]:
+    """Yield an order as it is, and again whenever it changed; a gateway that is away for a moment is waited for.
+
+    Raises `Problem` after `patience` seconds.
+    """
+    end = time.monotonic() + patience
+    path = at("/v1/orders/{}", answer.get("orderId", ""))
+    yield answer
+    for pause in pauses():
+        if time.monotonic() > end:
+            raise Problem(
+                f"the order is not decided after {patience:g} s; `weft order show {answer['orderId']}` shows it",
+                REFUSED,
+            )
+        await asyncio.sleep(pause)
+        found = answer
+        with unless("UNAVAILABLE"):
+            found = await gateway.get(path)
+        if found != answer:
+            yield (answer := found)
+
+
+async def _usual_address(target: Target, gateway: Gateway) -> PostalAddress | None:
+    """Return None, which is the user's own address; for an admin of the local system without one, the sample."""
+    if target.find().data is None or not await gateway.is_admin():
+        return None
+    admin = read(await gateway.get(at("/v1/users/{}", await gateway.user_id())), User())
+    return None if admin.HasField("address") else ADDRESS
+
+
+async def _create(gateway: Gateway, request: pb.CreateOrderRequest) -> Answer:
     try:
-        return pb.NewOrderLine(sku=sku, quantity=int(quantity) if quantity else 1)
-    except ValueError:
-        raise Problem(f"--sku {text}: write SKU or SKU:QUANTITY, as in mug:2", OPERATOR) from None
+        return await gateway.post("/v1/orders", MessageToDict(request))
+    except CallFailed as failed:
+        if request.HasField("ship_to") or not any(name.startswith(("shipTo", "ship_to")) for name in failed.fields):
+            raise
+        raise failed.with_advice("say where it goes: --address 'LINE, LINE, COUNTRY'") from None
 
 
-def parse_address(text: str) -> PostalAddress:
-    """Read `LINE, LINE, ..., COUNTRY`, the country as its two-letter code."""
-    *lines, country = (part.strip() for part in text.split(","))
-    return PostalAddress(region_code=country.upper(), address_lines=[line for line in lines if line])
-
-
-def _follow(orders: OrderServiceStub, order: pb.Order, *, quiet: bool) -> pb.Order:
+async def _outcome(gateway: Gateway, answer: Answer, *, quiet: bool) -> Answer:
     console = Console(quiet=quiet, highlight=False)
-    watched = orders.WatchOrder(pb.WatchOrderRequest(order_id=order.order_id), timeout=_WAIT)
-    with console.status(f"waiting for the outcome of {order.order_id}"):
-        for answer in watched:
-            order = answer.order
-            if order.state != pb.ORDER_STATE_PENDING:
-                watched.cancel()
-                break
-    return order
+    with console.status(f"waiting for the outcome of {answer.get('orderId')}"):
+        async with aclosing(follow(gateway, answer, _WAIT)) as changes:
+            async for answer in changes:
+                if read(answer, pb.Order()).state != pb.ORDER_STATE_PENDING:
+                    break
+    return answer
 
 
-def _pages(orders: OrderServiceStub, wanted: pb.ListOrdersRequest, limit: int) -> Iterator[pb.Order]:
-    while limit > 0:
-        wanted.page_size = min(limit, _PAGE)
-        page = orders.ListOrders(wanted, timeout=TIMEOUT)
-        yield from page.orders[:limit]
-        limit -= len(page.orders)
-        wanted.page_token = page.next_page_token
-        if not page.next_page_token:
-            return
-
-
-def _parse_state(text: str) -> pb.OrderState.ValueType:
+def _parse_state(text: str) -> str:
     if not text:
-        return pb.ORDER_STATE_UNSPECIFIED
-    try:
-        return pb.OrderState.Value(f"ORDER_STATE_{text.upper().removeprefix('ORDER_STATE_')}")
-    except ValueError:
-        known = ", ".join(words(name, "ORDER_STATE_") for name in pb.OrderState.keys()[1:])
-        raise Problem(f"--state {text}: there are {known}") from None
+        return ""
+    name = f"ORDER_STATE_{text.upper().removeprefix('ORDER_STATE_')}"
+    if name in pb.OrderState.keys()[1:]:
+        return name
+    known = ", ".join(words(name, "ORDER_STATE_") for name in pb.OrderState.keys()[1:])
+    raise Problem(f"--state {text}: there are {known}")
 
 
 def _as_row(order: pb.Order) -> tuple[str, ...]:
@@ -138,38 +155,38 @@ def _as_row(order: pb.Order) -> tuple[str, ...]:
     return order.order_id, placed, order.user_id, order_lines(order), total, order_state(order)
 
 
-def _print_order(source: Source, order: pb.Order, *more: tuple[str, str]) -> None:
-    if source.json:
-        print_json(order)
+def _print_order(target: Target, answer: Answer, *more: tuple[str, str]) -> None:
+    if target.json:
+        print_json(answer)
         return
+    order = read(answer, pb.Order())
     rows = [
         ("state", order_state(order)),
         ("user", order.user_id),
         *(("line", f"{line.quantity} x {line.sku} at {amount(line.unit_price)}") for line in order.lines),
         ("total", amount(order.total)),
-        ("ship to", ", ".join([*order.ship_to.address_lines, order.ship_to.region_code])),
+        ("ship to", address_line(order.ship_to)),
         ("placed", local_time(order.create_time)),
         ("changed", local_time(order.update_time)),
     ]
     print_table(("order", order.order_id), [*rows, *more])
 
 
-def _describe_payment(data: Path, order_id: str) -> str:
+async def _payment(gateway: Gateway, order_id: str) -> str:
     try:
-        with reach("payment", data) as channel:
-            asked = GetPaymentRequest(order_id=order_id)
-            payment = PaymentServiceStub(channel).GetPayment(asked, timeout=TIMEOUT).payment
-    except Problem as problem:
-        return str(problem)
+        payment = read(await gateway.get(at("/v1/orders/{}/payment", order_id)), Payment())
+    except CallFailed as failed:
+        return escape(str(failed))
     reason = f": {payment.failure_reason}" if payment.failure_reason else ""
-    return words(PaymentState.Name(payment.state), "PAYMENT_STATE_") + reason
+    return escape(words(PaymentState.Name(payment.state), "PAYMENT_STATE_") + reason)
 
 
-def _describe_shipment(data: Path, order_id: str) -> str:
+async def _shipment(gateway: Gateway, order_id: str) -> str:
     try:
-        with reach("shipping", data) as channel:
-            asked = GetShipmentRequest(order_id=order_id)
-            shipment = ShippingServiceStub(channel).GetShipment(asked, timeout=TIMEOUT).shipment
-    except Problem as problem:
-        return str(problem)
+        return _shipment_state(read(await gateway.get(at("/v1/orders/{}/shipment", order_id)), Shipment()))
+    except CallFailed as failed:
+        return escape(str(failed))
+
+
+def _shipment_state(shipment: Shipment) -> str:
     return words(ShipmentState.Name(shipment.state), "SHIPMENT_STATE_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,13 +28,16 @@ def pick_ports(keys: Iterable[Key], wanted: Mapping[Key, int]) -> dict[Key, int]
 
 def is_free(port: int) -> bool:
     """Tell whether a server could listen on `port` of the loopback interface now."""
-    if not 0 < port < 65_536:
-        return False
+    return 0 < port < 65_536 and why_not(port) is None
+
+
+def why_not(port: int) -> str | None:
+    """Return why no server could listen on `port` of the loopback interface now; None if one could."""
     try:
         socket.create_server((LOOPBACK, port)).close()
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+    return None
 
 
 def _free_besides(taken: set[int]) -> int:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from cli.child import Probe
 
 LOOPBACK = "127.0.0.1"
 """Where everything listens."""
 _PATIENCE = 2.0
+_POSTGRES_PROTOCOL = 3 << 16
 
 
 def http_probe(port: int, path: str) -> Probe:
@@ -19,7 +23,7 @@ def http_probe(port: int, path: str) -> Probe:
     request = f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}:{port}\r\nConnection: close\r\n\r\n".encode()
 
     async def probe() -> str | None:
-        answer = await _exchange(port, request, whole=True)
+        answer = await _exchange(port, request, asyncio.StreamReader.read)
         if answer is None:
             return "does not listen yet"
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -32,20 +36,34 @@ def nats_probe(port: int) -> Probe:
     """Return a probe that is content once a NATS server says who it is."""
 
     async def probe() -> str | None:
-        answer = await _exchange(port, b"", whole=False)
+        answer = await _exchange(port, b"", asyncio.StreamReader.readline)
         return None if answer and answer.startswith(b"INFO ") else "does not listen yet"
 
     return probe
 
 
-async def _exchange(port: int, request: bytes, *, whole: bool) -> bytes | None:
-    """Return the answer, or its first line if not `whole`; None if there is none."""
+def postgres_probe(port: int) -> Probe:
+    """Return a probe that is content once a PostgreSQL server asks who wants to come in."""
+    wish = struct.pack("!I", _POSTGRES_PROTOCOL) + b"user\0weft\0\0"
+    request = struct.pack("!I", 4 + len(wish)) + wish
+
+    async def probe() -> str | None:
+        answer = await _exchange(port, request, lambda reader: reader.read(1))
+        return None if answer == b"R" else "does not take connections yet"
+
+    return probe
+
+
+async def _exchange(
+    port: int, request: bytes, read: Callable[[asyncio.StreamReader], Awaitable[bytes]]
+) -> bytes | None:
+    """Return what `read` reads of the answer; None if there is none."""
     try:
         async with asyncio.timeout(_PATIENCE):
             reader, writer = await asyncio.open_connection(LOOPBACK, port)
             try:
                 writer.write(request)
-                return await (reader.read() if whole else reader.readline())
+                return await read(reader)
             finally:
                 writer.close()
     except OSError:

@@ -1,82 +1,127 @@
-"""Reaches the services of a running system, and turns their refusals into lines for people."""
+"""Finds the gateway of a system, and reaches it as somebody."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
-
-import grpc
-from google.rpc import error_details_pb2, status_pb2
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
 from cli.data import DEFAULT_DATA, DataDirectory
-from cli.errors import REFUSED, Problem
-from cli.probes import LOOPBACK
+from cli.errors import CallFailed, Problem
+from cli.rest import Rest, normalise
+from cli.tokens import Nobody, choose_account, claims_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
-TIMEOUT = 15.0
-"""Seconds that a call may take."""
-CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0),)
-"""No proxy stands between this machine and itself."""
-_CONNECT = 5.0
-_DETAILS = "grpc-status-details-bin"
+    from cli.rest import Answer
+    from cli.tokens import Account
+
+_PAGE = 1000
 
 
-def find_service(data: Path, service: str) -> str:
-    """Return `host:port` of a service's gRPC in the system that runs in `data`.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which system a command is about, and whether a program reads what it prints."""
 
-    Raises `Problem` if nothing runs there.
-    """
-    directory = DataDirectory.at(data)
-    run = directory.read_run()
-    if run is None or directory.holder() is None:
-        option = "" if data == DEFAULT_DATA else f" --data {data}"
-        raise Problem(f"nothing runs in {directory.path}; start it with `weft up{option}`.")
-    for process in run["processes"]:
-        if process["name"] == service:
-            return f"{LOOPBACK}:{process['ports']['grpc']}"
-    raise Problem(f"{directory.run_file} names no {service} service.")
+    data: Path
+    gateway: str | None = None
+    json: bool = False
+
+    def find(self) -> Place:
+        """Return where its gateway is. Raises `Problem` if no system runs in `data` and no address is given."""
+        if self.gateway:
+            return Place(normalise(self.gateway))
+        directory = DataDirectory.at(self.data)
+        run = directory.read_run()
+        if run is None or directory.holder() is None:
+            option = "" if self.data == DEFAULT_DATA else f" --data {self.data}"
+            raise Problem(f"nothing runs in {directory.path}; start it with `weft up{option}`, or name a --gateway.")
+        if not run.get("gateway"):
+            raise Problem(f"{directory.run_file} names no gateway; start the system again.")
+        return Place(normalise(run["gateway"]), directory)
 
 
-@contextmanager
-def reach(service: str, data: Path, address: str | None = None) -> Iterator[grpc.Channel]:
-    """Yield a channel to a service, at `address` or in the system that runs in `data`.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a gateway is."""
 
-    Within it a failed call becomes a `Problem` that says what the service answered.
-    """
-    target = address or find_service(data, service)
-    with grpc.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+    url: str
+    data: DataDirectory | None = None
+    """The folder of its system, if that is how it was found."""
+
+
+class Gateway:
+    """A system's gateway as `account` sees it. Every request raises what `Rest.send` raises."""
+
+    def __init__(self, rest: Rest, account: Account) -> None:
+        self.url = rest.url
+        self.account = account
+        self._rest = rest
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        """Return what is at `path`."""
+        return await self._send("GET", path, query=query)
+
+    async def post(self, path: str, body: Answer | None = None) -> Answer:
+        """Have something done."""
+        return await self._send("POST", path, body=body or {})
+
+    async def patch(self, path: str, body: Answer, fields: list[str]) -> Answer:
+        """Change `fields` (JSON names) of what is at `path` to their values in `body`."""
+        return await self._send("PATCH", path, body=body, query={"updateMask": ",".join(fields)})
+
+    async def list(self, path: str, what: str, query: Mapping[str, str], limit: int) -> Answer:
+        """Return up to `limit` entries of the list `what` at `path`, from as many pages as that takes."""
+        answer: Answer = {what: []}
+        while (left := limit - len(answer[what])) > 0:
+            page = {"pageSize": str(min(left, _PAGE)), "pageToken": answer.get("nextPageToken", "")}
+            found = await self.get(path, {**query, **{name: value for name, value in page.items() if value}})
+            answer = {**found, what: answer[what] + found.get(what, [])}
+            if not answer.get("nextPageToken"):
+                break
+        return answer
+
+    async def token(self) -> str:
+        """Return the access token that the next request would carry."""
+        return await self.account.token(self._rest)
+
+    async def user_id(self) -> str:
+        """Return the caller's user id, as their token states it."""
+        return str(claims_of(await self.token())["sub"])
+
+    async def is_admin(self) -> bool:
+        """Tell whether the caller is an admin, as their token states it."""
+        return claims_of(await self.token()).get("role") == "admin"
+
+    async def _send(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Answer | None = None
+    ) -> Answer:
+        token = await self.account.token(self._rest)
         try:
-            grpc.channel_ready_future(channel).result(_CONNECT)
-        except grpc.FutureTimeoutError:
-            raise Problem(f"the {service} service does not answer at {target}; does `weft up` run?") from None
-        try:
-            yield channel
-        except grpc.RpcError as error:
-            raise Problem(explain(error), REFUSED) from error
+            return await self._rest.send(method, path, query=query, body=body, token=token)
+        except CallFailed as failed:
+            if failed.code == "PERMISSION_DENIED":
+                raise failed.with_advice(f"{self.account.who} asked; `weft login EMAIL` signs in as another") from None
+            if failed.code != "UNAUTHENTICATED":
+                raise
+        token = await self.account.renew(self._rest, token)
+        return await self._rest.send(method, path, query=query, body=body, token=token)
 
 
-def explain(error: grpc.RpcError) -> str:
-    """Say for people what a failed call answered: each wrong field on a line of its own."""
-    call = cast("grpc.Call", error)
-    code, message = call.code().name, call.details() or "no reason given"
-    violations = [f"  {v.field}: {v.description}" for v in _violations(call)]
-    return "\n".join([f"{code}: not accepted", *violations]) if violations else f"{code}: {message}"
+@asynccontextmanager
+async def reach(target: Target, *, public: bool = False) -> AsyncIterator[Gateway]:
+    """Yield the gateway of a system, as whoever is signed in, or as nobody for what is `public`.
+
+    Raises `Problem` if the system is not to be found, or nobody is signed in.
+    """
+    place = target.find()
+    async with Rest(place.url) as rest:
+        yield Gateway(rest, Nobody() if public else choose_account(place))
 
 
-def _violations(call: grpc.Call) -> list[error_details_pb2.BadRequest.FieldViolation]:
-    found: list[error_details_pb2.BadRequest.FieldViolation] = []
-    for packed in _status(call).details:
-        detail = error_details_pb2.BadRequest()
-        if packed.Unpack(detail):
-            found += detail.field_violations
-    return found
-
-
-def _status(call: grpc.Call) -> status_pb2.Status:
-    for key, value in call.trailing_metadata() or ():
-        if key == _DETAILS and isinstance(value, bytes):
-            return status_pb2.Status.FromString(value)
-    return status_pb2.Status()
+def pauses() -> Iterator[float]:
+    """Yield how many seconds to wait before asking again, without end: soon at first, then every half second."""
+    return chain((0.02, 0.03, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.3), repeat(0.5))

@@ -1,4 +1,4 @@
-"""The products and the orders of the demo, and how each order is expected to go."""
+"""The customer, the products and the orders of the demo, and how each order is expected to go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from commerce.order.v1 import order_service_pb2 as orders
 from commerce.product.v1.product_service_pb2 import Product
 from weft.domain import Money
 
-USER = "sample-user"
+ADDRESS = PostalAddress(region_code="DE", address_lines=["1 Sample Street", "10115 Berlin"])
+"""Where sample orders go."""
 IN_STOCK = 20
 """How many pieces of what can be bought the demo starts with, at least."""
 
@@ -26,11 +27,10 @@ class Sample:
     outcome: orders.OrderState.ValueType
 
     def request(self, available: int) -> orders.CreateOrderRequest:
-        """Return what to send, given how many pieces can be promised."""
+        """Return what to send, given how many pieces can be promised; it goes to the customer's own address."""
         in_stock = self.sku in RESTOCKED
         line = orders.NewOrderLine(sku=self.sku, quantity=self.quantity if in_stock else available + 1)
-        address = PostalAddress(region_code="DE", address_lines=["1 Sample Street", "10115 Berlin"])
-        return orders.CreateOrderRequest(user_id=USER, lines=[line], payment_token=self.token, ship_to=address)
+        return orders.CreateOrderRequest(lines=[line], payment_token=self.token)
 
 
 def _product(sku: str, title: str, cents: int) -> Product:

@@ -1,112 +1,166 @@
-"""What can be typed after `weft order`, `weft product` and `weft stock`."""
+"""What can be typed after `weft order`, `weft product`, `weft stock` and `weft shipment`."""
 
+import asyncio
 from typing import Annotated
 
 import typer
 
 from cli.data import DEFAULT_DATA
-from cli.options import Data, Json, OrderAddress
+from cli.options import Address, Data, Gateway, Json
 
 orders = typer.Typer(help="Place orders, look at them, cancel them.", no_args_is_help=True)
 products = typer.Typer(help="The catalogue: what is for sale, and at which price.", no_args_is_help=True)
 stock = typer.Typer(help="How much there is of a product.", no_args_is_help=True)
+shipments = typer.Typer(help="Send confirmed orders on their way (admins).", no_args_is_help=True)
 
-OrderId = Annotated[str, typer.Argument(metavar="ID", help="The order's id.")]
+OrderId = Annotated[str, typer.Argument(metavar="ORDER_ID", help="The order's id.")]
 Sku = Annotated[str, typer.Argument(metavar="SKU", help="The product's sku.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+_PRICE = {"metavar": "AMOUNT CURRENCY", "help": "Of one piece, as in '12.50 EUR'."}
 
 
 @orders.command("place")
 def place_order(
     sku: Annotated[list[str], typer.Option(metavar="SKU[:QTY]", help="What to order; repeat it for more.")],
-    user: Annotated[str, typer.Option(help="Whose order it is.")] = "guest",
     token: Annotated[str, typer.Option(help="The card: tok_ok, tok_declined, tok_slow or tok_timeout.")] = "tok_ok",
-    address: Annotated[
-        str, typer.Option(help="Where it goes: lines and a two-letter country, separated by commas.")
-    ] = "1 Sample Street, 10115 Berlin, DE",
+    address: Address = "",
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the order to its outcome; exit code 1 if it is cancelled.")
     ] = False,
     data: Data = DEFAULT_DATA,
-    order_address: OrderAddress = None,
+    gateway: Gateway = None,
     json: Json = False,
 ) -> None:
-    """Place an order: `weft order place --sku mug:2 --sku tee --wait`."""
-    from cli import orders as work
+    """Place an order: `weft order place --sku mug:2 --sku tee --wait`.
 
-    source = work.Source(data, order_address, json)
-    raise typer.Exit(work.place(source, skus=sku, user=user, token=token, address=address, wait=wait))
+    Without --address it goes to your own address; the admin of the local system, who has none, gets a sample.
+    """
+    from cli import orders as work
+    from cli.remote import Target
+
+    target = Target(data, gateway, json)
+    raise typer.Exit(asyncio.run(work.place(target, skus=sku, token=token, address=address, wait=wait)))
 
 
 @orders.command("show")
-def show_order(
-    order_id: OrderId, data: Data = DEFAULT_DATA, order_address: OrderAddress = None, json: Json = False
-) -> None:
+def show_order(order_id: OrderId, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
     """Show an order, its payment and its shipment."""
     from cli import orders as work
+    from cli.remote import Target
 
-    work.show(work.Source(data, order_address, json), order_id)
+    asyncio.run(work.show(Target(data, gateway, json), order_id))
 
 
 @orders.command("list")
 def list_orders(
-    user: Annotated[str, typer.Option(help="Only this user's.")] = "",
+    user: Annotated[str, typer.Option(metavar="USER_ID", help="Only this user's (admins).")] = "",
     state: Annotated[
         str, typer.Option(help="Only those pending, confirmed, cancelling, shipped, completed or cancelled.")
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    limit: Limit = 50,
     data: Data = DEFAULT_DATA,
-    order_address: OrderAddress = None,
+    gateway: Gateway = None,
     json: Json = False,
 ) -> None:
-    """List orders, newest first."""
+    """List your orders, newest first; as an admin everybody's."""
     from cli import orders as work
+    from cli.remote import Target
 
-    work.list_all(work.Source(data, order_address, json), user=user, state=state, limit=limit)
+    asyncio.run(work.list_all(Target(data, gateway, json), user=user, state=state, limit=limit))
 
 
 @orders.command("cancel")
-def cancel_order(
-    order_id: OrderId, data: Data = DEFAULT_DATA, order_address: OrderAddress = None, json: Json = False
-) -> None:
+def cancel_order(order_id: OrderId, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
     """Cancel an order that is not shipped yet."""
     from cli import orders as work
+    from cli.remote import Target
 
-    work.cancel(work.Source(data, order_address, json), order_id)
+    asyncio.run(work.cancel(Target(data, gateway, json), order_id))
+
+
+@shipments.command("dispatch")
+def dispatch(order_id: OrderId, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
+    """Hand a confirmed order's shipment to the carrier; from then on it cannot be cancelled."""
+    from cli import orders as work
+    from cli.remote import Target
+
+    asyncio.run(work.send_on(Target(data, gateway, json), order_id, "dispatch"))
+
+
+@shipments.command("deliver")
+def deliver(order_id: OrderId, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
+    """Record that the customer received an order's shipment."""
+    from cli import orders as work
+    from cli.remote import Target
+
+    asyncio.run(work.send_on(Target(data, gateway, json), order_id, "deliver"))
 
 
 @products.command("add")
 def add_product(
     sku: Sku,
-    price: Annotated[str, typer.Option(metavar="AMOUNT CURRENCY", help="Of one piece, as in '12.50 EUR'.")],
+    price: Annotated[str, typer.Option(**_PRICE)],
     title: Annotated[str, typer.Option(help="What customers call it; the sku if absent.")] = "",
     description: Annotated[str, typer.Option(help="What customers should know about it.")] = "",
     data: Data = DEFAULT_DATA,
+    gateway: Gateway = None,
     json: Json = False,
 ) -> None:
-    """Add a product to the catalogue; there is none of it until `weft stock add`."""
+    """Add a product to the catalogue (admins); there is none of it until `weft stock add`."""
     from cli import catalogue as work
+    from cli.remote import Target
 
-    work.add_product(data, sku=sku, title=title or sku, price=price, description=description, json=json)
+    target = Target(data, gateway, json)
+    asyncio.run(work.add_product(target, sku=sku, title=title or sku, price=price, description=description))
+
+
+@products.command("update")
+def update_product(
+    sku: Sku,
+    price: Annotated[str | None, typer.Option(**_PRICE)] = None,
+    title: Annotated[str | None, typer.Option(help="What customers call it.")] = None,
+    description: Annotated[str | None, typer.Option(help="What customers should know about it.")] = None,
+    active: Annotated[bool | None, typer.Option(help="Whether it can be ordered.")] = None,
+    data: Data = DEFAULT_DATA,
+    gateway: Gateway = None,
+    json: Json = False,
+) -> None:
+    """Change what is given of a product (admins); orders keep the prices that they were placed at."""
+    from cli import catalogue as work
+    from cli.remote import Target
+
+    asyncio.run(
+        work.update_product(
+            Target(data, gateway, json), sku=sku, title=title, price=price, description=description, active=active
+        )
+    )
+
+
+@products.command("show")
+def show_product(sku: Sku, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
+    """Show one product."""
+    from cli import catalogue as work
+    from cli.remote import Target
+
+    asyncio.run(work.show_product(Target(data, gateway, json), sku))
 
 
 @products.command("list")
-def list_products(
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
-    data: Data = DEFAULT_DATA,
-    json: Json = False,
-) -> None:
+def list_products(limit: Limit = 50, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
     """List the catalogue, ordered by sku."""
     from cli import catalogue as work
+    from cli.remote import Target
 
-    work.list_products(data, limit=limit, json=json)
+    asyncio.run(work.list_products(Target(data, gateway, json), limit))
 
 
 @stock.command("show")
-def show_stock(sku: Sku, data: Data = DEFAULT_DATA, json: Json = False) -> None:
+def show_stock(sku: Sku, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
     """Show how many pieces there are, and how many of them are promised to orders."""
     from cli import catalogue as work
+    from cli.remote import Target
 
-    work.show_stock(data, sku=sku, json=json)
+    asyncio.run(work.show_stock(Target(data, gateway, json), sku))
 
 
 @stock.command("add")
@@ -114,9 +168,11 @@ def add_stock(
     sku: Sku,
     quantity: Annotated[int, typer.Argument(help="How many pieces to add.")],
     data: Data = DEFAULT_DATA,
+    gateway: Gateway = None,
     json: Json = False,
 ) -> None:
-    """Add pieces to the stock of a product."""
+    """Add pieces to the stock of a product (admins)."""
     from cli import catalogue as work
+    from cli.remote import Target
 
-    work.add_stock(data, sku=sku, quantity=quantity, json=json)
+    asyncio.run(work.add_stock(Target(data, gateway, json), sku, quantity))

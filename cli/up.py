@@ -8,21 +8,24 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cli.child import die_with_parent
+from cli.credentials import make_admin
 from cli.data import DEFAULT_DATA, DataDirectory
 from cli.errors import REFUSED, Problem
+from cli.plan import make_plan
+from cli.scale import parse_scale
 from cli.supervisor import Supervisor
-from cli.system import System, python_module, python_path
+from cli.system import SERVICES, System, python_module, python_path
 from weft.embedded import CannotStart
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cli.child import Life
+    from cli.plan import Plan, Wishes
     from cli.screen import Screen
 
 _FORMER_PROCESSES = 30.0
@@ -30,27 +33,17 @@ _FRAME = 0.1
 _INTERRUPTED = 130
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the user of `weft up` asked for."""
-
-    data: Path
-    one_process: bool = False
-    demo: bool = False
-    log_level: str = "info"
-    log_format: str = "auto"
-
-
 def up(wishes: Wishes, kind: type[System] = System) -> int:
     """Run the system until SIGINT or SIGTERM; return the exit code. Raises `Problem` if it cannot start."""
+    scale = parse_scale(wishes.scale, SERVICES)
+    os.umask(0o077)  # what the system keeps is nobody else's business
     data = DataDirectory.at(wishes.data)
     with data.hold(patience=_FORMER_PROCESSES, waiting=_say_waiting) as held:
-        system = kind.on_free_ports(
-            data.path, data.read_former_run(), log_level=wishes.log_level, log_format=wishes.log_format
-        )
+        plan = make_plan(wishes, scale, data, kind)
+        make_admin(data.admin_file)
         data.retire_run()
         try:
-            run = _Run(wishes, data, system, held)
+            run = _Run(wishes, data, plan, held)
         except CannotStart as reason:
             raise Problem(str(reason)) from None
         return asyncio.run(run.serve())
@@ -79,11 +72,12 @@ def down(folder: Path, patience: float) -> str:
 class _Run:
     """One run of the system, from the first process to the last; it hears of each and keeps run.json true."""
 
-    def __init__(self, wishes: Wishes, data: DataDirectory, system: System, held: int) -> None:
-        children = system.processes(one_process=wishes.one_process)
+    def __init__(self, wishes: Wishes, data: DataDirectory, plan: Plan, held: int) -> None:
+        children = plan.system.processes(one_process=wishes.one_process)
         self._wishes = wishes
         self._data = data
-        self._system = system
+        self._system = plan.system
+        self._notes = plan.notes
         self._supervisor = Supervisor(children, logs=data.logs, listener=self, inherited=(held,))
         self._asked_to_stop = asyncio.Event()
         self._killed = False
@@ -131,10 +125,13 @@ class _Run:
         self._screen.say(
             f"\nplace an order   weft order place{option} --sku SKU --wait"
             f"\nwhat there is    weft product list{option}"
+            f"\nadmin            {self._data.admin_file} has email and password"
             f"\nlogs             {self._data.logs}"
             "\nstop             Ctrl-C\n"
-            f"\nweft is ready: grpc://{self._system.orders}"
         )
+        for note in self._notes:
+            self._screen.say(note)
+        self._screen.say(f"weft is ready: {self._system.gateway_url}")
 
     async def _run_demo(self) -> None:
         if not self._wishes.demo:
@@ -143,7 +140,7 @@ class _Run:
         self._demo = await asyncio.create_subprocess_exec(
             *python_module("cli", "demo", "--data", str(self._data.path)),
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": python_path()},
+            env={**os.environ, "PYTHONPATH": python_path(), "WEFT_GATEWAY": ""},
             start_new_session=True,
             preexec_fn=die_with_parent(),
         )
@@ -194,7 +191,7 @@ class _Run:
 
     def _describe(self) -> dict[str, Any]:
         return {
-            "gateway": None,
+            "gateway": self._system.gateway_url,
             "nats": self._system.nats_url,
             "processes": [
                 {

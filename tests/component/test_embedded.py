@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +21,12 @@ import pytest
 from nats.aio.client import Client
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from commerce.order.v1.order_events_pb2 import OrderCancelled, OrderConfirmed, OrderCreated
 from weft import _postgres, embedded
 from weft.domain import new_id
-from weft.embedded import CannotStart, NatsServer, Postgres, find_nats_server, free_port
+from weft.embedded import CannotStart, NatsServer, Postgres, find_nats_server, free_port, postgres_command
 from weft.testing import EventReader, eventually, nats_server, postgres
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +175,6 @@ async def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path, ki
         await eventually(lambda: not is_alive(child), what="the server ends")
     async with (NatsServer if kind == "nats" else Postgres)(tmp_path) as server:
         assert server.pid != child
-    remove_home(tmp_path)
 
 
 def read(url: str) -> dict[str, Any]:
@@ -286,13 +287,6 @@ async def test_postgres_keeps_its_data_over_a_stop_and_a_kill(tmp_path: Path) ->
         assert execute(url, "SELECT count(*) FROM t") == 2
     finally:
         await server.stop()
-        remove_home(tmp_path)
-
-
-def remove_home(folder: Path) -> None:
-    # As root, in a folder that other users cannot reach, the data are in one under /tmp.
-    if (link := folder / "home").is_symlink():
-        shutil.rmtree(link.resolve())
 
 
 async def test_postgres_stops_though_somebody_is_connected() -> None:
@@ -325,23 +319,108 @@ def has_socket_folder(url: str) -> bool:
     return os.path.exists(str(make_url(url).query["host"]))
 
 
+async def test_postgres_keeps_its_data_in_a_folder_that_only_its_owner_reaches(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    async with Postgres(closed / "postgres") as server:
+        assert execute(server.url(), "SELECT 1") == 1
+        assert (closed / "postgres" / "data" / "PG_VERSION").read_text() == "18\n"
+        assert os.stat(f"/proc/{server.pid}").st_uid != 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as another user")
 async def test_root_may_keep_the_programs_where_nobody_else_can_reach_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packaged = _postgres._packaged()
-    reaches = _postgres._reaches
-    monkeypatch.setattr(_postgres, "_reaches", lambda user, path: path != packaged and reaches(user, path))
-    async with postgres() as server:
-        assert execute(server.url(), "SELECT 1") == 1
-        assert os.readlink(f"/proc/{server.pid}/exe") != str(packaged / "postgres")
+    monkeypatch.setattr(_postgres, "_reaches", lambda _user, _path: False)
+    copied: set[Path] = set()
+    for _ in range(2):
+        async with Postgres(tmp_path) as server:
+            assert execute(server.url(), "SELECT 1") == 1
+            assert os.readlink(f"/proc/{server.pid}/exe") != str(packaged / "postgres")
+            copied.add((tmp_path / "programs").resolve())
+    *former, last = sorted(copied, key=Path.exists)
+    assert not any(map(Path.exists, former)), "a copy is left behind"
+    shutil.rmtree(last)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root keeps the data elsewhere")
-async def test_data_that_went_with_their_temporary_folder_are_missed(tmp_path: Path) -> None:
-    (tmp_path / "home").symlink_to(tmp_path / "gone")
-    with pytest.raises(CannotStart, match=r"home leads to .*/gone, which is gone with its data"):
-        await Postgres(tmp_path).start()
+@contextmanager
+def serving(folder: Path, accounts: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run the server that `weft up` runs; yield it with its port."""
+    port, file = free_port(), folder / "accounts.json"
+    file.write_text(json.dumps(accounts))
+    with (
+        (folder / "log").open("ab") as log,
+        subprocess.Popen(postgres_command(folder, port, file), stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield process, port
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def entered(port: int, account: str, password: str, database: str) -> str:
+    """Return who one is in a database, or why one is not let in."""
+    url = f"postgresql+psycopg://{account}:{password}@127.0.0.1:{port}/{database}"
+    try:
+        return str(execute(url, "SELECT current_user"))
+    except OperationalError as error:
+        return str(error)
+
+
+async def let_in(port: int, account: str, password: str) -> None:
+    await eventually(lambda: entered(port, account, password, account) == account, 20, f"{account} is let in")
+
+
+async def test_each_account_has_a_database_of_its_own_that_no_other_enters(tmp_path: Path) -> None:
+    with serving(tmp_path, {"order": "o-secret", "payment": "p-secret"}) as (_, port):
+        await let_in(port, "order", "o-secret")
+        assert entered(port, "payment", "p-secret", "payment") == "payment"
+        for database in ("payment", "postgres", "template1"):
+            assert "permission denied for database" in entered(port, "order", "o-secret", database)
+        assert "password authentication failed" in entered(port, "order", "p-secret", "order")
+        assert "password authentication failed" in entered(port, "postgres", "x", "postgres")
+        url = f"postgresql+psycopg://order:o-secret@127.0.0.1:{port}/order"
+        assert execute(url, "SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user") is False
+        for forbidden in ("CREATE ROLE r", "ALTER ROLE payment PASSWORD 'x'"):
+            with pytest.raises(ProgrammingError, match="permission denied"):
+                execute(url, forbidden)
+        execute(url, "CREATE TABLE t (n int)")
+    assert "secret" not in (tmp_path / "log").read_text()
+
+
+async def test_accounts_come_and_passwords_change_with_the_next_start_and_the_data_stay(tmp_path: Path) -> None:
+    with serving(tmp_path, {"order": "old"}) as (process, port):
+        await let_in(port, "order", "old")
+        execute(f"postgresql+psycopg://order:old@127.0.0.1:{port}/order", "CREATE TABLE t (n int)")
+        process.kill()
+    with serving(tmp_path, {"order": "new", "user": "mine"}) as (process, port):
+        await let_in(port, "order", "new")
+        assert entered(port, "user", "mine", "user") == "user"
+        assert "password authentication failed" in entered(port, "order", "old", "order")
+        assert execute(f"postgresql+psycopg://order:new@127.0.0.1:{port}/order", "SELECT count(*) FROM t") == 0
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(process.wait, 20) == 0
+
+
+async def test_a_server_does_not_mistake_another_process_for_its_predecessor(tmp_path: Path) -> None:
+    with serving(tmp_path, {"order": "o"}) as (process, port):
+        await let_in(port, "order", "o")
+        process.kill()
+    lock = tmp_path / "data" / "postmaster.pid"
+    _, *others = lock.read_text().splitlines()
+    lock.write_text("\n".join([str(os.getpid()), *others]))
+    with serving(tmp_path, {"order": "o"}) as (_, port):
+        await let_in(port, "order", "o")
+
+
+async def test_two_servers_never_share_a_data_folder(tmp_path: Path) -> None:
+    with serving(tmp_path, {"order": "o"}) as (_, port):
+        await let_in(port, "order", "o")
+        with serving(tmp_path, {"order": "o"}) as (second, _):
+            assert await asyncio.to_thread(second.wait, 20) == 2
+    assert "is in use by another PostgreSQL: stop that first" in (tmp_path / "log").read_text()
 
 
 async def test_events_are_read_back() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -25,7 +27,6 @@ from cli.ports import pick_ports
 from cli.probes import LOOPBACK, http_probe
 from cli.screen import Screen
 from cli.supervisor import Supervisor, Timing
-from cli.system import SERVICES, System
 from cli.up import down
 
 if TYPE_CHECKING:
@@ -55,21 +56,22 @@ http.server.HTTPServer(("127.0.0.1", port), Ready).serve_forever()
 """
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
 
-# `weft up` on three stand-ins.
+# `weft up` on four stand-ins.
 UP = """
 import sys
 from pathlib import Path
 from cli.errors import Problem
-from cli.logs import LogFile
+from cli.plan import Wishes
 from cli.system import System
-from cli.up import Wishes, up
+from cli.up import up
 from tests.component.test_supervisor import server
 class Fakes(System):
     def processes(self, *, one_process):
-        keys = [("nats-server", "client"), ("sandbox", "http"), ("order", "ops")]
+        keys = [("nats-server", "client"), ("sandbox", "http"), ("order", "ops"), ("gateway", "http")]
         return [server(n, self.ports[n, p], self.data, layer=i, port_name=p) for i, (n, p) in enumerate(keys)]
 try:
-    sys.exit(up(Wishes(Path(sys.argv[1])), Fakes))
+    port = int(sys.argv[2]) if sys.argv[2] else None
+    sys.exit(up(Wishes(Path(sys.argv[1]), gateway_port=port), Fakes))
 except Problem as problem:
     print(f"weft: {problem}", file=sys.stderr)
     sys.exit(problem.exit_code)
@@ -275,23 +277,31 @@ def test_a_wanted_port_is_kept_unless_it_is_taken() -> None:
     assert picked["a"] not in wanted.values()
 
 
-def test_one_process_is_named_by_every_service_that_it_hosts(tmp_path: Path) -> None:
-    children = System.on_free_ports(tmp_path, None).processes(one_process=True)
-    assert [child.name for child in children] == ["nats-server", "sandbox", "services"]
-    assert tuple(part.name for part in children[-1].parts) == SERVICES
-    assert len(children[-1].probes) == len(SERVICES)
+async def test_a_process_is_asked_to_end_in_the_way_that_it_wants(
+    run: Callable[..., Supervisor], heard: Heard, tmp_path: Path
+) -> None:
+    child = replace(program("postgres", "import signal; print('there', flush=True); signal.pause()"))
+    supervisor = run(replace(child, stop_signal=signal.SIGINT))
+    starting = asyncio.create_task(supervisor.start())
+    await eventually(lambda: "there" in (tmp_path / "postgres.log").read_text() if heard.events else False)
+    starting.cancel()
+    await supervisor.stop()
+    assert "KeyboardInterrupt" in (tmp_path / "postgres.log").read_text()
 
 
 class Up:
     """A `weft up` in a process of its own."""
 
-    def __init__(self, data: Path, output: Path) -> None:
+    def __init__(self, data: Path, output: Path, gateway_port: int | None) -> None:
         self.data = DataDirectory.at(data)
         self.output = output
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")])}
         with output.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", UP, str(data)], stdout=file, stderr=file, env=environment
+                [sys.executable, "-c", UP, str(data), "" if gateway_port is None else str(gateway_port)],
+                stdout=file,
+                stderr=file,
+                env=environment,
             )
 
     @property
@@ -317,12 +327,12 @@ class Up:
 
 
 @pytest.fixture
-async def up(tmp_path: Path) -> AsyncIterator[Callable[[], Up]]:
+async def up(tmp_path: Path) -> AsyncIterator[Callable[..., Up]]:
     """Start `weft up` on the same folder as often as called; nothing of it is left after the test."""
     started: list[Up] = []
 
-    def start() -> Up:
-        started.append(Up(tmp_path / "data", tmp_path / f"output-{len(started)}"))
+    def start(gateway_port: int | None = 0) -> Up:
+        started.append(Up(tmp_path / "data", tmp_path / f"output-{len(started)}", gateway_port))
         return started[-1]
 
     yield start
@@ -333,13 +343,15 @@ async def up(tmp_path: Path) -> AsyncIterator[Callable[[], Up]]:
         await one.all_gone()
 
 
-async def test_up_describes_what_runs_and_stops_cleanly(up: Callable[[], Up]) -> None:
+async def test_up_describes_what_runs_and_stops_cleanly(up: Callable[..., Up]) -> None:
     weft = up()
     await weft.ready()
     described = weft.run_file()
-    assert described["gateway"] is None
+    ports = {process["name"]: process["ports"] for process in described["processes"]}
+    assert described["gateway"] == f"http://{LOOPBACK}:{ports['gateway']['http']}"
+    assert weft.said.splitlines()[-1] == f"weft is ready: {described['gateway']}"
     assert described["nats"] == f"nats://{LOOPBACK}:{described['processes'][0]['ports']['client']}"
-    assert list(weft.pids()) == ["nats-server", "sandbox", "order"]
+    assert list(weft.pids()) == ["nats-server", "sandbox", "order", "gateway"]
     assert all(datetime.fromisoformat(process["started"]).tzinfo for process in described["processes"])
     weft.process.terminate()
     assert await weft.ended() == 0
@@ -348,7 +360,44 @@ async def test_up_describes_what_runs_and_stops_cleanly(up: Callable[[], Up]) ->
     assert "stopped" in weft.said
 
 
-async def test_run_json_follows_a_restart_and_the_ports_stay(up: Callable[[], Up]) -> None:
+async def test_the_folder_and_the_admin_in_it_are_their_owner_s_alone(up: Callable[..., Up]) -> None:
+    weft = up()
+    await weft.ready()
+    file = weft.data.admin_file
+    assert str(file) in weft.said
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (weft.data.path, file)] == [0o700, 0o600]
+    admin = json.loads(file.read_text())
+    assert admin["email"] == "admin@weft.example"
+    assert len(admin["password"]) >= 24
+    assert admin["password"] not in weft.said
+    weft.process.terminate()
+    assert await weft.ended() == 0
+    again = up()
+    await again.ready()
+    assert json.loads(file.read_text()) == admin
+
+
+async def test_a_gateway_port_that_is_taken_is_named(up: Callable[..., Up]) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        weft = up(port)
+        assert await weft.ended() == 2
+    assert f"the gateway cannot listen on port {port} (Address already in use)" in weft.said
+    assert len(weft.said.splitlines()) == 1
+
+
+async def test_the_gateway_is_where_it_was_asked_for_even_where_another_part_was_before(up: Callable[..., Up]) -> None:
+    first = up()
+    await first.ready()
+    port = first.run_file()["processes"][0]["ports"]["client"]
+    first.process.terminate()
+    await first.ended()
+    second = up(port)
+    await second.ready()
+    assert second.run_file()["gateway"] == f"http://{LOOPBACK}:{port}"
+
+
+async def test_run_json_follows_a_restart_and_the_ports_stay(up: Callable[..., Up]) -> None:
     weft = up()
     await weft.ready()
     before, pid = weft.run_file()["processes"], weft.pids()["order"]
@@ -360,7 +409,7 @@ async def test_run_json_follows_a_restart_and_the_ports_stay(up: Callable[[], Up
     assert [process["ports"] for process in after] == [process["ports"] for process in before]
 
 
-async def test_a_second_up_on_the_same_folder_is_refused_and_names_the_first(up: Callable[[], Up]) -> None:
+async def test_a_second_up_on_the_same_folder_is_refused_and_names_the_first(up: Callable[..., Up]) -> None:
     first = up()
     await first.ready()
     second = up()
@@ -371,7 +420,7 @@ async def test_a_second_up_on_the_same_folder_is_refused_and_names_the_first(up:
 
 
 async def test_the_processes_end_with_a_supervisor_that_is_killed_and_the_next_one_goes_on(
-    up: Callable[[], Up],
+    up: Callable[..., Up],
 ) -> None:
     first = up()
     await first.ready()
@@ -383,7 +432,7 @@ async def test_the_processes_end_with_a_supervisor_that_is_killed_and_the_next_o
     assert await first.ended() == -signal.SIGKILL
 
 
-async def test_down_waits_until_everything_is_gone(up: Callable[[], Up]) -> None:
+async def test_down_waits_until_everything_is_gone(up: Callable[..., Up]) -> None:
     weft = up()
     await weft.ready()
     message = await asyncio.to_thread(down, weft.data.path, PATIENCE)
@@ -392,7 +441,7 @@ async def test_down_waits_until_everything_is_gone(up: Callable[[], Up]) -> None
     assert down(weft.data.path, 0) == f"nothing runs in {weft.data.path}"
 
 
-async def test_a_second_interrupt_kills_at_once(up: Callable[[], Up]) -> None:
+async def test_a_second_interrupt_kills_at_once(up: Callable[..., Up]) -> None:
     weft = up()
     await weft.ready()
     for pid in weft.pids().values():

@@ -1,20 +1,19 @@
 """What must hold of every order once the system is quiet, whatever happened before: told from the outside.
 
 Orders, payments and stock as gRPC tells them, money as the provider's own ledger tells it, and what happened
-as the streams hold it. The services' files are read for nothing but open ends.
+as the streams hold it. The services' databases are read for nothing but open ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import Counter, defaultdict
-from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 import nats
+from sqlalchemy import NullPool, create_engine, text
 
 from commerce.payment.v1.payment_service_pb2 import PaymentState
 from tests.flow.shop import PATIENCE, state_of
@@ -22,10 +21,11 @@ from tests.flow.systems import SERVICES
 from weft.testing import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from google.type.money_pb2 import Money
     from nats.aio.client import Client
+    from sqlalchemy import Row
 
     from commerce.order.v1.order_service_pb2 import Order
     from tests.flow.shop import Shop
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _STREAMS = tuple(f"COMMERCE_{service.upper()}" for service in SERVICES)
 _ENDS = """
-SELECT (SELECT count(*) FROM outbox WHERE published_at IS NULL), (SELECT count(*) FROM intents),
+SELECT (SELECT count(*) FROM outbox WHERE published_at IS NULL),
+       (SELECT count(*) FROM intents WHERE kind <> 'housekeeping'),
        (SELECT count(*) FROM parked), (SELECT coalesce(max(seq), 0) FROM outbox)
 """
 _ARRANGED = {"OrderCreated", "OrderConfirmed", "PaymentCompleted", "InventoryReserved", "ShippingPrepared"}
@@ -104,8 +105,7 @@ async def quiet(system: WholeSystem, client: Client) -> None:
 
 def _open_ends(system: WholeSystem, service: str) -> int:
     """Return the number of the last event; raises `AssertionError` if something is open."""
-    with closing(_read_only(system, service)) as database:
-        unpublished, intents, parked, last = database.execute(_ENDS).fetchone()
+    unpublished, intents, parked, last = _read(system, service, _ENDS)[0]
     ends = {"unpublished": unpublished, "intents": intents, "parked": parked}
     assert not any(ends.values()), f"{service} has open ends: {ends}"
     return int(last)
@@ -141,12 +141,13 @@ class DeadLetter(NamedTuple):
 def dead_letters(system: WholeSystem, service: str) -> list[DeadLetter]:
     """Return the dead letters of a service, oldest first."""
     query = "SELECT consumer, subject, reason, error, body FROM dead_letters ORDER BY id"
-    with closing(_read_only(system, service)) as database:
-        return [DeadLetter(*row) for row in database.execute(query)]
+    return [DeadLetter(*row) for row in _read(system, service, query)]
 
 
-def _read_only(system: WholeSystem, service: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{system.data / service}.db?mode=ro", uri=True, timeout=5)
+def _read(system: WholeSystem, service: str, query: str) -> Sequence[Row[Any]]:
+    engine = create_engine(system.database_url(service), poolclass=NullPool)
+    with engine.connect() as connection:
+        return connection.execute(text(query)).all()
 
 
 async def _read_books(shop: Shop, client: Client) -> Books:

@@ -1,4 +1,7 @@
-"""The whole system for the tests of the flow: once with a process for each service, once with one for all."""
+"""The whole system for the tests of the flow.
+
+They run once with a process for each service, once with one for all, and once on PostgreSQL with several instances.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ import pytest
 import pytest_asyncio
 
 from tests.flow.shop import Shop
-from tests.flow.systems import WholeSystem
+from tests.flow.systems import WAYS, WholeSystem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 
-@pytest.fixture(scope="session", params=["processes", "one-process"])
+@pytest.fixture(scope="session", params=WAYS)
 def mode(request: pytest.FixtureRequest) -> str:
-    """How the services are hosted."""
+    """The way in which the system runs."""
     name: str = request.param
     return name
 
@@ -24,7 +27,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def shared_system(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSystem]:
     """The system of one mode, started by the first test that needs it; what all of them did stays in it."""
-    system = WholeSystem(tmp_path_factory.mktemp(mode), one_process=mode == "one-process")
+    system = WholeSystem(tmp_path_factory.mktemp(mode), **WAYS[mode])
     try:
         yield system
     finally:

@@ -1,4 +1,4 @@
-"""The customers, the merchant and the warehouse of a running system: they know nothing but its gRPC."""
+"""A customer, the merchant and the warehouse of a running system: they know nothing but its gRPC."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from commerce.product.v1 import product_service_pb2 as products
 from commerce.product.v1.product_service_pb2_grpc import ProductServiceStub
 from commerce.shipping.v1 import shipping_service_pb2 as shipping
 from commerce.shipping.v1.shipping_service_pb2_grpc import ShippingServiceStub
+from commerce.user.v1 import user_service_pb2 as users
+from commerce.user.v1.user_service_pb2_grpc import UserServiceStub
+from tests.component.callers import signed_channel
 from weft.domain import new_id
 from weft.testing import eventually
 
@@ -35,30 +38,48 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
 )
+HOME = PostalAddress(region_code="CH", address_lines=["Bahnhofstrasse 1", "8001 Zürich"])
 EUR_5 = Money(currency_code="EUR", units=5)
 
 
 class Shop:
-    """Calls to the services of one system; an async context manager."""
+    """Calls to the services of one system; an async context manager.
+
+    Orders are a customer's, who has an account of their own; all else is done by the system's admin.
+    """
 
     def __init__(self, system: WholeSystem) -> None:
         self.system = system
         self._channels: list[grpc.aio.Channel] = []
 
     async def __aenter__(self) -> Self:
-        self._products = ProductServiceStub(self._channel("product"))
-        self._orders = OrderServiceStub(self._channel("order"))
-        self._payments = PaymentServiceStub(self._channel("payment"))
-        self._inventory = InventoryServiceStub(self._channel("inventory"))
-        self._shipping = ShippingServiceStub(self._channel("shipping"))
+        await self._sign_in()
+        self._products = ProductServiceStub(self._channel("product", self.admin))
+        self._customers_orders = OrderServiceStub(self._channel("order", self.customer))
+        self._orders = OrderServiceStub(self._channel("order", self.admin))
+        self._payments = PaymentServiceStub(self._channel("payment", self.admin))
+        self._inventory = InventoryServiceStub(self._channel("inventory", self.admin))
+        self._shipping = ShippingServiceStub(self._channel("shipping", self.admin))
         return self
+
+    async def _sign_in(self) -> None:
+        customer = {"email": f"{new_id()}@example.com", "password": "correct horse"}
+        stub = UserServiceStub(self._channel("user"))
+        registering = users.RegisterUserRequest(**customer, address=HOME)
+        self.customer_id = (await stub.RegisterUser(registering, timeout=TIMEOUT)).user.user_id
+        session = (await stub.SignIn(users.SignInRequest(**customer), timeout=TIMEOUT)).session
+        self.customer = f"Bearer {session.access_token}"
+        """The customer's `authorization`."""
+        session = (await stub.SignIn(users.SignInRequest(**self.system.admin), timeout=TIMEOUT)).session
+        self.admin = f"Bearer {session.access_token}"
+        """The admin's `authorization`."""
 
     async def __aexit__(self, *_: object) -> None:
         for channel in self._channels:
             await channel.close()
 
-    def _channel(self, service: str) -> grpc.aio.Channel:
-        channel = grpc.aio.insecure_channel(self.system.address(service), options=_OPTIONS)
+    def _channel(self, service: str, authorization: str = "") -> grpc.aio.Channel:
+        channel = signed_channel(self.system.address(service), authorization, _OPTIONS)
         self._channels.append(channel)
         return channel
 
@@ -78,18 +99,16 @@ class Shop:
         """Place an order of one piece of a sku, or of so many pieces of each; return its id."""
         lines = {wanted: 1} if isinstance(wanted, str) else wanted
         request = orders.CreateOrderRequest(
-            user_id="ann",
             lines=[orders.NewOrderLine(sku=sku, quantity=quantity) for sku, quantity in lines.items()],
             payment_token=token,
-            ship_to=PostalAddress(region_code="CH", address_lines=["Bahnhofstrasse 1", "8001 Zürich"]),
         )
-        placed = (await self._orders.CreateOrder(request, timeout=TIMEOUT)).order
+        placed = (await self._customers_orders.CreateOrder(request, timeout=TIMEOUT)).order
         assert placed.state == orders.ORDER_STATE_PENDING
         return placed.order_id
 
     async def cancel(self, order_id: str) -> str:
         """Ask to cancel an order; return the state that it is then in."""
-        answer = await self._orders.CancelOrder(orders.CancelOrderRequest(order_id=order_id), timeout=TIMEOUT)
+        answer = await self._customers_orders.CancelOrder(orders.CancelOrderRequest(order_id=order_id), timeout=TIMEOUT)
         return state_of(answer.order)
 
     async def dispatch(self, order_id: str) -> str:

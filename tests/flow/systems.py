@@ -11,9 +11,10 @@ import sys
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import psycopg
 
 from weft.testing import eventually
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("product", "order", "payment", "inventory", "shipping")
+SERVICES = ("user", "product", "order", "payment", "inventory", "shipping")
 PATIENCE = 60.0
 # `weft up` is asked to end when the tests die without a word; only Linux has that.
 _UP = """
@@ -32,20 +33,38 @@ sys.argv[0] = "weft"
 runpy.run_module("cli", run_name="__main__")
 """
 
+WAYS: dict[str, dict[str, Any]] = {
+    "processes": {},
+    "one-process": {"one_process": True},
+    "postgres": {"postgres": True, "scale": dict.fromkeys(("order", "payment", "inventory", "shipping"), 2)},
+}
+"""The ways to run the system, by name: the arguments of `WholeSystem`."""
+_LEASES = {"WEFT_LEASE_SECONDS": "2"}
+
 
 class WholeSystem:
     """A data folder, and the system that runs in it or does not."""
 
-    def __init__(self, folder: Path, *, one_process: bool = False, settings: Mapping[str, str] | None = None) -> None:
-        """`settings` are environment variables of its processes."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        one_process: bool = False,
+        postgres: bool = False,
+        scale: Mapping[str, int] | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """`scale` is how many instances of a service there are; `settings` are environment variables of all."""
         self.data = folder / "data"
         self.one_process = one_process
+        self.postgres = postgres
+        self.scale = scale or {}
         self.restocked: Counter[str] = Counter()
         """How many pieces of each sku were ever put into stock."""
         self.strangers: set[str] = set()
         """What events that somebody else published are about; these may become dead letters."""
         self._output = folder / "output"
-        self._settings = settings or {}
+        self._settings = {**_LEASES, **(settings or {})}
         self._up: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
@@ -85,13 +104,37 @@ class WholeSystem:
         return f"nats://127.0.0.1:{self._port('nats-server', 'client')}"
 
     @property
+    def gateway(self) -> str:
+        """Where REST is, as in `http://127.0.0.1:8080`."""
+        url: str = json.loads((self.data / "run.json").read_text())["gateway"]
+        return url
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Email and password of the admin."""
+        admin: dict[str, str] = json.loads((self.data / "admin.json").read_text())
+        return admin
+
+    @property
     def provider(self) -> str:
         """Where the payment provider is."""
         return f"http://127.0.0.1:{self._port('sandbox', 'http')}"
 
     def address(self, service: str) -> str:
-        """Where a service answers gRPC: `host:port`."""
-        return f"127.0.0.1:{self._port(service, 'grpc')}"
+        """Where a service answers gRPC: a gRPC target, of all of its instances."""
+        first, *others = (f"127.0.0.1:{self._port(name, 'grpc')}" for name in self.instances(service))
+        return ",".join([f"ipv4:{first}", *others]) if others else first
+
+    def instances(self, service: str) -> list[str]:
+        """Return the names of a service's processes."""
+        return [service, *(f"{service}-{number}" for number in range(2, self.scale.get(service, 1) + 1))]
+
+    def database_url(self, service: str) -> str:
+        """Return the SQLAlchemy URL of a service's database; SQLite is opened for reading."""
+        if not self.postgres:
+            return f"sqlite:///file:{self.data / service}.db?mode=ro&uri=true"
+        password = json.loads((self.data / "postgres.json").read_text())[service]
+        return f"postgresql+psycopg://{service}:{password}@127.0.0.1:{self._port('postgres', 'client')}/{service}"
 
     def pid(self, name: str) -> int:
         """Return the process that hosts a part of the system."""
@@ -124,10 +167,11 @@ class WholeSystem:
 
     def _spawn(self) -> None:
         path = os.pathsep.join([str(ROOT), str(ROOT / "gen")])
-        option = ["--one-process"] if self.one_process else []
+        options = ["--one-process"] * self.one_process + ["--postgres"] * self.postgres
+        options += [f"--scale={service}={count}" for service, count in self.scale.items()]
         with self._output.open("w") as output:
             self._up = subprocess.Popen(
-                [sys.executable, "-c", _UP, "up", "--data", str(self.data), *option],
+                [sys.executable, "-c", _UP, "up", "--data", str(self.data), "--gateway-port=0", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -141,7 +185,10 @@ class WholeSystem:
     async def _ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self._port("nats-server", "client")), 1):
             pass
-        asked = [f"http://127.0.0.1:{self._port(name, 'ops')}/readyz" for name in SERVICES]
+        if self.postgres:
+            url = self.database_url("order").replace("+psycopg", "")
+            await (await psycopg.AsyncConnection.connect(url)).close()
+        asked = [f"http://127.0.0.1:{ports['ops']}/readyz" for _, ports in self._parts().values() if "ops" in ports]
         async with aiohttp.ClientSession() as session:
             for url in [*asked, f"{self.provider}/healthz"]:
                 async with session.get(url) as answer:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.flow.audit import audit
 from tests.flow.shop import Shop, reason_of
-from tests.flow.systems import WholeSystem
+from tests.flow.systems import WAYS, WholeSystem
 from weft.testing import eventually
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def hasty_system(mode: str, tmp_path_factory: pytest.TempPathFactory) -> A
     """A system of the module's own, whose orders have little time."""
     settings = {"WEFT_ORDER_DEADLINE": str(DEADLINE), "WEFT_PROVIDER_TIMEOUT": "0.5"}
     folder = tmp_path_factory.mktemp("hasty")
-    system = WholeSystem(folder, one_process=mode == "one-process", settings=settings)
+    system = WholeSystem(folder, settings=settings, **WAYS[mode])
     try:
         await system.start()
         yield system

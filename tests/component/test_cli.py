@@ -1,0 +1,438 @@
+"""The `weft` command and the gateway: sessions, refusals, faults, and what is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from typer.testing import CliRunner
+
+from cli.errors import Problem
+from cli.main import app
+from cli.sessions import Sessions
+from tests.component.gateways import FakeGateway, fake_gateway, refuse
+from weft.testing import eventually, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from typer.testing import Result
+
+ROOT = Path(__file__).resolve().parents[2]
+ANN = "ann@weft.example"
+ADMIN = "admin@weft.example"
+ORDER: dict[str, Any] = {
+    "orderId": "o1",
+    "userId": "id-of-ann",
+    "state": "ORDER_STATE_CONFIRMED",
+    "lines": [{"sku": "mug", "quantity": 2, "unitPrice": {"currencyCode": "EUR", "units": "12"}}],
+    "total": {"currencyCode": "EUR", "units": "24"},
+    "aFieldOfLater": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is signed in anywhere, and no proxy stands between."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("WEFT_DATA", str(tmp_path / "data"))
+    for name in ("WEFT_GATEWAY", "WEFT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest_asyncio.fixture
+async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeGateway]:
+    """A gateway at which ann has an account, and everybody one order."""
+    async with fake_gateway() as fake:
+        fake.add(ANN, "ann's password")
+        fake.orders = [ORDER]
+        monkeypatch.setenv("WEFT_GATEWAY", fake.url)
+        yield fake
+
+
+@pytest.fixture
+def local(gateway: FakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
+    """The same gateway, found through the folder of a system that runs, which has made its admin."""
+    gateway.add(ADMIN, "a random password", role="admin")
+    monkeypatch.delenv("WEFT_GATEWAY")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "run.json").write_text(json.dumps({"gateway": gateway.url, "nats": "", "processes": []}))
+    (data / "admin.json").write_text(json.dumps({"email": ADMIN, "password": "a random password"}))
+    with (data / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield gateway
+
+
+async def weft(*arguments: str, stdin: str = "") -> Result:
+    """Run a command in this process."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, stdin)
+    assert result.exception is None or isinstance(result.exception, Problem | SystemExit), result.exception
+    return result
+
+
+async def problem(*arguments: str, stdin: str = "") -> Problem:
+    """Run a command that ends with a problem."""
+    result = await weft(*arguments, stdin=stdin)
+    assert isinstance(result.exception, Problem), result.output
+    return result.exception
+
+
+async def sign_in(*options: str) -> None:
+    result = await weft("login", ANN, "--password-stdin", *options, stdin="ann's password\n")
+    assert result.exit_code == 0, result.exception
+
+
+def kept(gateway: FakeGateway, tmp_path: Path) -> Any:
+    return Sessions(tmp_path / "state" / "weft").find(gateway.url)
+
+
+async def test_who_has_signed_in_goes_on_as_themselves_until_they_sign_out(gateway: FakeGateway) -> None:
+    await sign_in()
+    assert ANN in (await weft("whoami")).output
+    assert (await weft("order", "show", "o1")).exit_code == 0
+    assert gateway.asked["POST /v1/sessions"] == 1
+    await weft("logout")
+    assert gateway.sessions == []
+    assert "weft login EMAIL" in str(await problem("order", "show", "o1"))
+
+
+async def test_an_account_is_opened_with_a_name_and_an_address(gateway: FakeGateway) -> None:
+    options = ("--register", "--name", "Bob", "--address", "1 Street, Bern, ch", "--password-stdin")
+    await weft("login", "bob@weft.example", *options, stdin="bob's password")
+    user = json.loads((await weft("whoami", "--json")).output)
+    assert user["displayName"] == "Bob"
+    assert user["address"] == {"regionCode": "CH", "addressLines": ["1 Street", "Bern"]}
+    assert "ALREADY_EXISTS" in str(
+        await problem("login", "bob@weft.example", "--register", "--password-stdin", stdin="x")
+    )
+
+
+async def test_a_wrong_password_keeps_no_session(gateway: FakeGateway, tmp_path: Path) -> None:
+    told = await problem("login", ANN, "--password-stdin", stdin="another\n")
+    assert str(told) == "UNAUTHENTICATED: the email or the password is wrong"
+    assert told.exit_code == 1
+    assert kept(gateway, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("login", ANN), "--password-stdin"),
+        (("login", ANN, "--password-stdin"), "standard input is empty"),
+        (("login", ANN, "--name", "Ann", "--password-stdin"), "add --register"),
+        (("login", "--register", "--password-stdin"), "EMAIL"),
+        (("login",), "weft login EMAIL"),
+    ],
+)
+async def test_who_cannot_sign_in_like_that_is_told_how(
+    gateway: FakeGateway, arguments: tuple[str, ...], advice: str
+) -> None:
+    assert advice in str(await problem(*arguments))
+    assert not gateway.requests
+
+
+async def test_an_expired_access_token_is_refreshed_by_itself(gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.lifetime = -1
+    await sign_in()
+    gateway.lifetime = 600
+    for _ in range(2):
+        assert (await weft("order", "show", "o1")).exit_code == 0
+    assert gateway.asked["POST /v1/sessions:refresh"] == 1
+    assert kept(gateway, tmp_path).access_token == gateway.sessions[0].access
+
+
+async def test_a_rejected_access_token_is_refreshed_and_the_request_made_again(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.reject_tokens()
+    assert (await weft("order", "cancel", "o1")).exit_code == 0
+    assert gateway.asked["POST /v1/orders/o1:cancel"] == 2
+
+
+async def test_a_session_that_has_ended_says_how_to_begin_another(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.reject_tokens()
+    gateway.sessions.clear()
+    told = str(await problem("order", "show", "o1"))
+    assert f"`weft login {ANN}` begins another" in told
+
+
+async def test_commands_at_the_same_time_refresh_a_session_once(gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.lifetime = -1
+    await sign_in()
+    gateway.lifetime = 600
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")])}
+    command = (sys.executable, "-m", "cli", "order", "show", "o1", "--json")
+    pipe = asyncio.subprocess.PIPE
+    running = [await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe) for _ in range(4)]
+    outputs = [(await process.communicate())[0] for process in running]
+    assert [json.loads(output) for output in outputs] == [ORDER] * 4
+    assert gateway.asked["POST /v1/sessions:refresh"] == 1
+
+
+async def test_the_owner_of_a_local_system_is_its_admin_without_signing_in(local: FakeGateway) -> None:
+    assert "admin" in (await weft("whoami")).output
+    await weft("order", "show", "o1")
+    assert local.asked["POST /v1/sessions"] == 1
+
+
+async def test_a_local_system_that_began_anew_has_its_admin_sign_in_anew(local: FakeGateway) -> None:
+    await weft("whoami")
+    local.sessions.clear()
+    assert (await weft("whoami")).exit_code == 0
+    assert local.asked["POST /v1/sessions"] == 2
+
+
+async def test_who_signed_in_goes_before_the_admin_of_a_local_system(local: FakeGateway) -> None:
+    await weft("whoami")
+    await sign_in()
+    assert ANN in (await weft("whoami")).output
+    assert "commands act as the admin" in (await weft("logout")).output
+    assert ADMIN in (await weft("whoami")).output
+
+
+async def test_without_an_email_the_admin_of_a_local_system_signs_in(local: FakeGateway) -> None:
+    assert (await weft("login")).output.startswith(f"signed in as {ADMIN}")
+
+
+async def test_the_admin_of_a_local_system_is_nobody_elsewhere(
+    local: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "nobody is signed in" in str(await problem("whoami", "--gateway", local.url))
+    monkeypatch.setenv("WEFT_GATEWAY", local.url)
+    assert "nobody is signed in" in str(await problem("whoami"))
+
+
+async def test_a_token_in_the_environment_goes_before_all(local: FakeGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    await sign_in()
+    token = (await weft("whoami", "--token")).output.strip()
+    await weft("logout")
+    local.sessions.clear()
+    monkeypatch.setenv("WEFT_TOKEN", token)
+    assert "WEFT_TOKEN" in str(await problem("whoami"))
+    assert local.asked["POST /v1/sessions:refresh"] == 0
+
+
+@pytest.mark.parametrize("token", ["two words", "a\nb", "caf\u00e9"])
+async def test_what_is_no_token_is_not_sent(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("WEFT_TOKEN", token)
+    assert "WEFT_TOKEN is no bearer token" in str(await problem("order", "list"))
+    assert not gateway.requests
+
+
+async def test_the_demo_at_a_gateway_elsewhere_is_for_admins(gateway: FakeGateway) -> None:
+    await sign_in()
+    told = str(await problem("demo"))
+    assert f"{ANN} is no admin at {gateway.url}" in told
+    assert "weft login EMAIL" in told
+
+
+async def test_a_busy_gateway_is_asked_again_when_it_says_so(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.faults = [lambda: refuse(14, "not now", **{"retry-after": "0"})]
+    assert (await weft("order", "show", "o1", "--json")).exit_code == 0
+    gateway.faults = [lambda: refuse(14, "not now", **{"retry-after": "0"})] * 2
+    assert str(await problem("order", "show", "o1")) == "UNAVAILABLE: not now"
+
+
+async def test_what_is_not_safe_to_repeat_is_never_repeated(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.faults = [lambda: refuse(14, "not now", **{"retry-after": "0"})]
+    assert str(await problem("order", "place", "--sku", "mug")) == "UNAVAILABLE: not now"
+    assert gateway.asked["POST /v1/orders"] == 1
+
+
+async def test_a_wrong_field_is_told_on_a_line_of_its_own(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.faults = [lambda: refuse(3, "bad", "lines[0].sku", "paymentToken")]
+    told = await problem("order", "place", "--sku", "mug")
+    assert str(told).splitlines()[1:] == ["  lines[0].sku: is wrong", "  paymentToken: is wrong"]
+    assert told.exit_code == 1
+
+
+async def test_an_order_without_an_address_says_which_option_gives_one(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.faults = [lambda: refuse(3, "bad", "shipTo")]
+    assert "--address" in str(await problem("order", "place", "--sku", "mug"))
+
+
+async def test_who_may_not_is_told_as_whom_they_asked(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.faults = [lambda: refuse(7, "only an admin may do this")]
+    told = str(await problem("stock", "add", "mug", "1"))
+    assert told.startswith("PERMISSION_DENIED: only an admin may do this")
+    assert ANN in told
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda: web.Response(text="<html>", content_type="text/html"),
+        lambda: web.Response(status=404, text="not found"),
+        lambda: web.json_response(["a list"]),
+        lambda: web.json_response({"detail": "no status"}, status=500),
+        lambda: web.Response(status=302, headers={"location": "http://127.0.0.1:9/"}),
+    ],
+)
+async def test_an_answer_that_no_gateway_gives_is_told_in_one_line(gateway: FakeGateway, fault: Any) -> None:
+    gateway.faults = [fault]
+    told = await problem("product", "list")
+    assert "is the address right?" in str(told)
+    assert "\n" not in str(told)
+    assert told.exit_code == 2
+
+
+async def test_where_nothing_answers_one_is_told_so() -> None:
+    told = await problem("product", "list", "--gateway", f"http://127.0.0.1:{free_port()}")
+    assert "nothing answers at http://127.0.0.1:" in str(told)
+    assert told.exit_code == 2
+
+
+async def test_a_broken_connection_leaves_no_doubt_about_the_doubt(gateway: FakeGateway) -> None:
+    await sign_in()
+
+    def break_off() -> web.StreamResponse:
+        transport = gateway.requests[-1][0].transport
+        assert transport is not None
+        transport.abort()
+        return web.Response()
+
+    gateway.faults = [break_off]
+    assert "look before you ask again" in str(await problem("order", "place", "--sku", "mug"))
+
+
+async def test_the_catalogue_needs_no_token(gateway: FakeGateway) -> None:
+    gateway.orders = [{"products": [{"sku": "mug", "title": "A [bold] mug"}]}]
+    assert "A [bold] mug" in (await weft("product", "list")).output
+    assert "authorization" not in gateway.requests[-1][0].headers
+
+
+async def test_a_list_is_as_many_pages_as_it_takes(gateway: FakeGateway) -> None:
+    gateway.orders = [
+        {"products": [{"sku": "a"}, {"sku": "b"}], "nextPageToken": "2"},
+        {"products": [{"sku": "c"}], "nextPageToken": "3"},
+        {"products": [{"sku": "d"}]},
+    ]
+    listed = json.loads((await weft("product", "list", "--limit", "9", "--json")).output)
+    assert listed == {"products": [{"sku": sku} for sku in "abcd"]}
+    asked = [dict(request.query) for request, _ in gateway.requests]
+    assert asked == [{"pageSize": "9"}, {"pageSize": "7", "pageToken": "2"}, {"pageSize": "6", "pageToken": "3"}]
+
+
+async def test_stock_of_a_product_that_inventory_has_yet_to_hear_of_is_added_all_the_same(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.faults = [lambda: refuse(5, "there is no stock of 'mug'")]
+    assert (await weft("stock", "add", "mug", "3")).exit_code == 0
+    assert [f"{request.method} {request.path}" for request, _ in gateway.requests[-3:]] == [
+        "POST /v1/inventory/mug:restock",
+        "GET /v1/products/mug",
+        "POST /v1/inventory/mug:restock",
+    ]
+    gateway.faults = [lambda: refuse(5, "there is no stock of 'mug'"), lambda: refuse(5, "there is no product 'mug'")]
+    assert str(await problem("stock", "add", "mug", "3")) == "NOT_FOUND: there is no product 'mug'"
+
+
+async def test_json_is_what_the_gateway_answered(gateway: FakeGateway) -> None:
+    await sign_in()
+    assert json.loads((await weft("order", "show", "o1", "--json")).output) == ORDER
+
+
+async def test_an_order_is_followed_to_its_outcome_past_a_gateway_that_is_away(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.orders = [{**ORDER, "state": "ORDER_STATE_PENDING"}] * 3 + [{**ORDER, "state": "ORDER_STATE_CANCELLED"}]
+    running = asyncio.create_task(weft("order", "place", "--sku", "mug:2", "--wait", "--json"))
+    await eventually(lambda: gateway.asked["GET /v1/orders/o1"])
+    gateway.faults = [lambda: refuse(14, "not now")]
+    result = await running
+    assert result.exit_code == 1
+    assert json.loads(result.output)["state"] == "ORDER_STATE_CANCELLED"
+    assert gateway.asked["POST /v1/orders"] == 1
+
+
+async def test_what_is_ordered_is_sent_as_it_was_typed(gateway: FakeGateway) -> None:
+    await sign_in()
+    await weft("order", "place", "--sku", "mug:2", "--sku", "tee", "--token", "tok_slow", "--address", "1 Street, ch")
+    assert gateway.requests[-1][1] == {
+        "lines": [{"sku": "mug", "quantity": 2}, {"sku": "tee", "quantity": 1}],
+        "paymentToken": "tok_slow",
+        "shipTo": {"regionCode": "CH", "addressLines": ["1 Street"]},
+    }
+
+
+async def test_only_the_admin_of_a_local_system_orders_to_a_sample_address(local: FakeGateway) -> None:
+    await weft("order", "place", "--sku", "mug")
+    assert local.requests[-1][1]["shipTo"]["regionCode"] == "DE"
+    local.accounts[ADMIN].user["address"] = {"regionCode": "CH", "addressLines": ["1 Street"]}
+    await weft("order", "place", "--sku", "mug")
+    assert "shipTo" not in local.requests[-1][1]
+    await sign_in()
+    await weft("order", "place", "--sku", "mug")
+    assert "shipTo" not in local.requests[-1][1]
+
+
+async def test_an_update_names_the_fields_that_it_changes(gateway: FakeGateway) -> None:
+    await sign_in()
+    await weft("product", "update", "mug", "--price", "9 EUR", "--description", "", "--no-active")
+    request, body = gateway.requests[-1]
+    assert (request.method, request.path) == ("PATCH", "/v1/products/mug")
+    assert dict(request.query) == {"updateMask": "price,description,active"}
+    assert body == {"price": {"currencyCode": "EUR", "units": "9"}, "description": "", "active": False}
+    assert "nothing to change" in str(await problem("product", "update", "mug"))
+
+
+async def test_an_admin_is_made_in_a_database_that_is_named(tmp_path: Path) -> None:
+    create = ("admin", "create", "--database-url", f"sqlite:///{tmp_path / 'user.db'}", "--password-stdin")
+    made = await weft(*create, "--email", "boss@weft.example", stdin="boss's password")
+    assert made.output.startswith("boss@weft.example is an admin (user ")
+    assert "exists already" in str(await problem(*create, "--email", "Boss@weft.example", stdin="boss's password"))
+    assert "password: must be" in str(await problem(*create, "--email", "eve@weft.example", stdin="short"))
+    told = await problem(*create, "--email", "eve@weft.example", "--promote")
+    assert "nobody has an account with eve@weft.example" in str(told)
+    assert told.exit_code == 1
+
+
+@pytest.mark.parametrize(("url", "advice"), [("", "no database of user's"), ("nonsense", "WEFT_DATABASE_URL is not")])
+async def test_without_a_database_no_admin_is_made(url: str, advice: str) -> None:
+    create = ("admin", "create", "--database-url", url, "--email", "boss@weft.example", "--password-stdin")
+    told = await problem(*create, stdin="boss's password")
+    assert advice in str(told)
+    assert told.exit_code == 2
+
+
+async def test_a_password_is_asked_for_without_being_shown(gateway: FakeGateway) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")])}
+    leader, follower = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "login", ANN),
+        env=environment,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    try:
+        # The space comes once the terminal has stopped to echo.
+        shown = await asyncio.to_thread(read_until, leader, b"password: ")
+        os.write(leader, b"ann's password\n")
+        shown += await asyncio.to_thread(read_until, leader, b"signed in as")
+        assert await process.wait() == 0
+    finally:
+        os.close(leader)
+    assert b"ann's password" not in shown
+
+
+def read_until(terminal: int, text: bytes) -> bytes:
+    """Return what a terminal shows up to and with `text`, and whatever came along."""
+    shown = b""
+    while text not in shown:
+        shown += os.read(terminal, 1024)
+    return shown
