@@ -9,11 +9,11 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BUF  := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf
 
 CODE := $(wildcard weft services gateway sandbox cli)
-ALL  := $(CODE) $(wildcard tests bench tools)
+ALL  := $(CODE) $(wildcard tests bench tools deploy)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up test lint proto breaking bench lock clean .venv
+.PHONY: help up test lint proto breaking docs bench lock clean .venv
 .PHONY: lint-style lint-types lint-imports lint-proto lint-generated
 
 help: ## list what can be made
@@ -32,7 +32,7 @@ lint-style: $(VENV)/.dev
 	@$(BIN)/ruff format --check --output-format concise $(ALL) || { echo "unformatted; run: $(BIN)/ruff format $(ALL)" >&2; exit 1; }
 
 lint-types: $(VENV)/.dev .build/googleapis
-	@$(BIN)/mypy $(CODE) tools
+	@$(BIN)/mypy $(CODE) tools deploy
 
 lint-imports: $(VENV)/.dev
 	@$(BIN)/lint-imports --no-logo
@@ -54,6 +54,9 @@ proto: $(VENV)/.dev .build/googleapis ## generate gen/ from proto/
 
 breaking: $(VENV)/.dev .build/googleapis ## check that proto/ still speaks with AGAINST (a git revision; main)
 	@git show $(AGAINST):gen/commerce.binpb | $(BUF) breaking proto --against '-#format=binpb'
+
+docs: $(VENV)/.dev ## write docs/configuration.md anew, from the settings
+	@$(BIN)/python tools/describe_settings.py docs/configuration.md
 
 bench: $(VENV)/.dev ## measure, and print one table
 	@$(BIN)/python -m bench $(ARGS)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from bench import events, flow, latency, start
+from bench import edge, events, flow, latency, start
 from bench.display import Display
 from bench.machine import describe_machine, describe_run, describe_versions
 from bench.report import Report, Section
@@ -31,6 +31,7 @@ _BROKE, _OPERATOR, _INTERRUPTED = 1, 2, 130
 _SECTIONS: dict[str, tuple[str, Callable[[Stage], Awaitable[Sequence[Figure]]]]] = {
     "events": ("events handled by inventory (OrderCreated)", events.measure),
     "latency": ("one event through an idle inventory", latency.measure),
+    "edge": ("one call: bare, chassis, gateway", edge.measure),
     "flow": ("orders through the whole system, a process for each service", flow.measure),
     "one-process": ("orders through the whole system, all services in one process", flow.measure_one_process),
     "start": ("start and memory of the whole system", start.measure),

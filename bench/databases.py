@@ -12,6 +12,7 @@ import psycopg
 from sqlalchemy import text
 
 import services.inventory
+import services.product
 from weft.database import Database
 from weft.embedded import Postgres
 from weft.tables import trail
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 SKUS = 1000
 PIECES = 10_000_000
-MIGRATIONS = Path(services.inventory.__file__).parent / "migrations"
+_INVENTORY = Path(services.inventory.__file__).parent / "migrations"
+_PRODUCT = Path(services.product.__file__).parent / "migrations"
 
 
 class Backend(Protocol):
@@ -98,12 +100,33 @@ def sku(number: int) -> str:
 
 def stocked(url: str) -> Database:
     """Make inventory's tables, with every sku in stock; return the database, closed."""
-    database = Database(url, migrations=MIGRATIONS, read_threads=1)
+    statement = "INSERT INTO stock (sku, on_hand, reserved, version) VALUES (:sku, :on_hand, 0, 1)"
+    return _filled(url, _INVENTORY, statement, [{"sku": sku(n), "on_hand": PIECES} for n in range(SKUS)])
+
+
+def offered(url: str) -> Database:
+    """Make product's tables, with a product for every sku; return the database, closed."""
+    product = {
+        "title": "A mug",
+        "description": "A mug to drink from",
+        "currency": "EUR",
+        "price_nanos": 12_500_000_000,
+        "active": True,
+        "revision": 1,
+        "create_time": 1_790_000_000_123_456,
+        "update_time": 1_790_000_000_123_456,
+        "version": 1,
+    }
+    columns = ("sku", *product)
+    statement = f"INSERT INTO products ({', '.join(columns)}) VALUES (:{', :'.join(columns)})"
+    return _filled(url, _PRODUCT, statement, [{"sku": sku(n), **product} for n in range(SKUS)])
+
+
+def _filled(url: str, migrations: Path, statement: str, rows: Sequence[dict[str, Any]]) -> Database:
+    database = Database(url, migrations=migrations, read_threads=1)
     database.open()
-    rows = [{"sku": sku(n), "on_hand": PIECES} for n in range(SKUS)]
-    insert = text("INSERT INTO stock (sku, on_hand, reserved, version) VALUES (:sku, :on_hand, 0, 1)")
     with database.write.begin() as connection:
-        connection.execute(insert, rows)
+        connection.execute(text(statement), rows)
     database.close()
     return database
 

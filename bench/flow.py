@@ -1,9 +1,14 @@
-"""Orders through the whole system: how long one takes while nothing else happens, and how many it can take."""
+"""Orders through the whole system: how long one takes while nothing else happens, and how many it can take.
+
+Over gRPC and through the gateway, by turns in one run.
+"""
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any
 
+from bench.doors import GRPC, REST
 from bench.report import Figure, Target, number, percentile
 from bench.stage import Broken
 from bench.system import place_orders, weft_up
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 IN_FLIGHT = 128
 _P50, _P99 = Target(50), Target(200)
 _RATE = Target(120, at_least=True)
+_REST_TO_GRPC = Target(70, at_least=True)
 
 
 async def measure(stage: Stage) -> Sequence[Figure]:
@@ -32,41 +38,62 @@ async def _measure(stage: Stage, *, one_process: bool) -> Sequence[Figure]:
     folder = stage.new_folder("one-process" if one_process else "flow")
     stage.display.step("starting the system")
     async with weft_up(folder, one_process=one_process) as system:
-        told = await place_orders(stage, system, IN_FLIGHT, stage.scale.orders)
+        told = await place_orders(stage, system, IN_FLIGHT)
         stage.display.step("stopping the system")
     if told["lost"]:
         raise Broken(
-            f"{len(told['lost'])} of {told['accepted']} accepted orders were not confirmed: {told['lost'][:3]}"
+            f"{len(told['lost'])} of {sum(told['accepted'].values())} accepted orders were not confirmed: "
+            f"{told['lost'][:3]}"
         )
     # The targets are for services in processes of their own.
-    return [*_alone(told["alone"], not one_process), *_many(told, not one_process)]
-
-
-def _alone(told: dict[str, Any], aimed: bool) -> Sequence[Figure]:
-    took, answered = told["confirmed_ms"], told["answered_ms"]
-    parts = {"CreateOrder answered": percentile(answered, 50)}
+    aimed = not one_process
+    rates = {door: [one["confirmed"] / one["seconds"] for one in rounds] for door, rounds in told["many"].items()}
     return [
-        Figure("idle, place to confirmed, p50", percentile(took, 50), "ms", _P50 if aimed else None, parts),
-        Figure("idle, place to confirmed, p99", percentile(took, 99), "ms", _P99 if aimed else None),
+        *(figure for door in (GRPC, REST) for figure in _alone(door, told["alone"][door], aimed)),
+        _sustained(GRPC, rates[GRPC], told, _RATE if aimed else None),
+        _sustained(REST, rates[REST], told),
+        _compared(rates, aimed),
+        *(figure for door in (GRPC, REST) for figure in _under_load(door, told["many"][door])),
     ]
 
 
-def _many(told: dict[str, Any], aimed: bool) -> Sequence[Figure]:
-    many = told["many"]
-    rate = many["confirmed"] / many["seconds"]
-    thirds = ", ".join(number(third) for third in many["thirds"])
-    note = f"{many['seconds']:.0f} s; its thirds: {thirds}; {told['accepted']:,} orders accepted, all confirmed"
-    if many["refused"]:
-        note += f"; refused: {many['refused']}"
-    cpu = dict(many["cpu"])
-    machine = f"the whole machine {cpu.pop('the whole machine'):.0f} %"
-    parts = dict(sorted(cpu.items(), key=lambda one: -one[1]))
+def _alone(door: str, told: dict[str, Any], aimed: bool) -> Sequence[Figure]:
+    took, answered = told["confirmed_ms"], told["answered_ms"]
+    parts = {"CreateOrder answered": percentile(answered, 50)}
+    return [
+        Figure(f"idle, place to confirmed, p50, {door}", percentile(took, 50), "ms", _P50 if aimed else None, parts),
+        Figure(f"idle, place to confirmed, p99, {door}", percentile(took, 99), "ms", _P99 if aimed else None),
+    ]
+
+
+def _sustained(door: str, rates: Sequence[float], told: dict[str, Any], target: Target | None = None) -> Figure:
+    refused = f"; refused: {told['refused'][door]}" if told["refused"][door] else ""
+    note = f"rounds: {', '.join(map(number, rates))}; {told['accepted'][door]:,} orders, all confirmed{refused}"
+    rate = statistics.median(rates)
+    return Figure(f"sustained, {IN_FLIGHT} orders in flight, {door}", rate, "orders/s", target, note=note)
+
+
+def _compared(rates: dict[str, list[float]], aimed: bool) -> Figure:
+    ratios = [rest / max(grpc, 1e-9) * 100 for grpc, rest in zip(rates[GRPC], rates[REST], strict=True)]
+    note = "rounds: " + ", ".join(map(number, ratios))
+    target = _REST_TO_GRPC if aimed else None
+    return Figure("sustained, REST of gRPC", statistics.median(ratios), "%", target, note=note)
+
+
+def _under_load(door: str, rounds: Sequence[dict[str, Any]]) -> Sequence[Figure]:
+    took = [one for each in rounds for one in each["confirmed_ms"]]
+    answered = [one for each in rounds for one in each["answered_ms"]]
+    seconds, confirmed = sum(one["seconds"] for one in rounds), sum(one["confirmed"] for one in rounds)
+    cpu = {name: sum(one["cpu"][name] for one in rounds) for name in rounds[0]["cpu"]}
+    machine = f"the whole machine {cpu.pop('the whole machine') / seconds * 100:.0f} %"
+    parts = {name: spent / seconds * 100 for name, spent in sorted(cpu.items(), key=lambda one: -one[1])}
     system = sum(cpu.values()) - cpu["these customers"]
     return [
-        Figure(f"sustained, {IN_FLIGHT} orders in flight", rate, "orders/s", _RATE if aimed else None, note=note),
-        Figure("  place to confirmed under it, p50", percentile(many["confirmed_ms"], 50), "ms"),
-        Figure("  place to confirmed under it, p99", percentile(many["confirmed_ms"], 99), "ms"),
-        Figure("  CreateOrder answered under it, p50", percentile(many["answered_ms"], 50), "ms"),
-        Figure("  CPU under it, all processes", sum(cpu.values()), "% of a core", parts=parts, note=machine),
-        Figure("  CPU of the system for one order", system * 10 / max(rate, 1e-9), "ms"),
+        Figure(f"under it, place to confirmed, p50, {door}", percentile(took, 50), "ms"),
+        Figure(f"under it, place to confirmed, p99, {door}", percentile(took, 99), "ms"),
+        Figure(f"under it, CreateOrder answered, p50, {door}", percentile(answered, 50), "ms"),
+        Figure(
+            f"under it, CPU of all processes, {door}", sum(parts.values()), "% of a core", parts=parts, note=machine
+        ),
+        Figure(f"under it, CPU of the system for one order, {door}", system * 1000 / max(confirmed, 1), "ms"),
     ]

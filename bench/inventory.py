@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import databases
-from bench.stage import Broken, check_runs, cpu_seconds, environment, running
-from cli.probes import http_probe
+from bench.services import run_service
+from bench.stage import Broken, check_runs, cpu_seconds
 from commerce.order.v1.order_events_pb2 import OrderCreated
 from commerce.order.v1.order_service_pb2 import OrderLine
 from weft.broker import Broker
 from weft.domain import Money, new_id
-from weft.embedded import NatsServer, free_port
+from weft.embedded import NatsServer
 from weft.events import stream_of, subject_of
+from weft.testing import Issuer
 from weft.wire import encode
 
 if TYPE_CHECKING:
@@ -124,37 +124,19 @@ async def run_inventory(stage: Stage, backend: Backend, batch: int | None = None
     folder = stage.new_folder(f"inventory-{backend.name}-{batch or 'default'}".lower())
     url = await backend.new_database(folder.name.replace("-", "_"))
     database = await asyncio.to_thread(databases.stocked, url)
-    ops_port = free_port()
-    settings = {
-        "WEFT_DATABASE_URL": url,
-        "WEFT_OPS_PORT": str(ops_port),
-        "WEFT_INSTANCE": "inventory-1",
-        "WEFT_LOG_FORMAT": "json",
-        "WEFT_DIE_WITH_PARENT": "1",
-        **({"WEFT_BATCH_SIZE": str(batch)} if batch else {}),
-    }
-    argv, log = [sys.executable, "-P", "-m", "services.inventory"], folder / "inventory.log"
+    issuer = Issuer(folder)
     async with NatsServer(folder / "nats") as nats:
-        env = environment({**settings, "WEFT_NATS_URL": nats.url})
+        settings = {"WEFT_DATABASE_URL": url, "WEFT_NATS_URL": nats.url, "WEFT_JWKS_URL": issuer.jwks_url}
+        if batch:
+            settings["WEFT_BATCH_SIZE"] = str(batch)
         broker = Broker(nats.url, "bench")
-        async with running(argv, log=log, env=env) as process:
-            await _until_ready(process, log, ops_port)
+        async with run_service(folder, "inventory", settings) as service:
             await broker.connect()
             try:
-                yield Inventory(process, log, nats, broker, backend, database)
+                yield Inventory(service.process, service.log, nats, broker, backend, database)
             finally:
                 await broker.close()
                 database.close()
-
-
-async def _until_ready(process: Process, log: Path, port: int) -> None:
-    probe = http_probe(port, "/readyz")
-    deadline = time.monotonic() + _PATIENCE
-    while why := await probe():
-        check_runs(process, "inventory", log)
-        if time.monotonic() > deadline:
-            raise Broken(f"inventory is not ready after {_PATIENCE:g} s: {why}")
-        await asyncio.sleep(_POLL)
 
 
 async def publish_all(broker: Broker, messages: Sequence[Outgoing]) -> None:

@@ -51,7 +51,7 @@ def describe_machine(folder: Path) -> dict[str, Any]:
 def describe_versions() -> dict[str, str]:
     """Return the versions of what counts for the figures; PostgreSQL's is known once one runs."""
     said = subprocess.run([find_nats_server(), "--version"], capture_output=True, text=True, check=True).stdout
-    packages = ("nats-py", "grpcio", "SQLAlchemy", "psycopg", "protobuf", "uvloop")
+    packages = ("nats-py", "grpcio", "SQLAlchemy", "psycopg", "protobuf", "uvloop", "uvicorn")
     return {
         "nats-server": said.split()[-1].lstrip("v"),
         "SQLite": sqlite3.sqlite_version,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import aiohttp
 import nats
-from google.type.postal_address_pb2 import PostalAddress
 from grpc import StatusCode, aio
 
+from bench.doors import CALL, GRPC, REST, GrpcDoor, Refused, RestDoor
 from bench.stage import Broken, pids_of
 from cli.data import DataDirectory
 from cli.probes import LOOPBACK
@@ -23,33 +26,35 @@ from commerce.order.v1.order_events_pb2 import OrderConfirmed
 from commerce.order.v1.order_service_pb2_grpc import OrderServiceStub
 from commerce.product.v1.product_service_pb2 import CreateProductRequest, Product
 from commerce.product.v1.product_service_pb2_grpc import ProductServiceStub
-from weft.domain import Money
+from commerce.user.v1.user_service_pb2 import RegisterUserRequest, SignInRequest
+from commerce.user.v1.user_service_pb2_grpc import UserServiceStub
+from weft.domain import Money, new_id
 from weft.events import stream_of, subject_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Mapping
     from pathlib import Path
 
     from nats.aio.msg import Msg
 
+    from bench.doors import Door, Metadata
     from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
     from commerce.order.v1.order_service_pb2_grpc import OrderServiceAsyncStub
     from commerce.product.v1.product_service_pb2_grpc import ProductServiceAsyncStub
+    from commerce.user.v1.user_service_pb2_grpc import UserServiceAsyncStub
 
 _SKUS = 200
 _PIECES = 1_000_000
 _CHANNELS = 4
-_CALL = 15.0
 _CONFIRMED = 60.0
-_USER = "bench"
-_SHIP_TO = PostalAddress(region_code="CH", address_lines=["Bahnhofstrasse 1, 8001 Zürich"])
 _OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
 
 
 @dataclass(slots=True)
 class Placed:
-    """One order: when it was asked for, answered and seen to be confirmed, in seconds of one clock."""
+    """One order: by which door, and when it was asked for, answered and seen to be confirmed, on one clock."""
 
+    door: str
     asked: float
     answered: float = 0.0
     confirmed: float = 0.0
@@ -57,29 +62,26 @@ class Placed:
 
 @dataclass(slots=True)
 class Customers:
-    """All who order, and what they see."""
+    """All who order, and what they see; they share one account."""
 
-    orders: Sequence[OrderServiceAsyncStub]
+    doors: Mapping[str, Door] = field(default_factory=dict)
     placed: dict[str, Placed] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """How often each door gave which reason."""
     _seen: dict[str, float] = field(default_factory=dict)
     _waiting: dict[str, asyncio.Event] = field(default_factory=dict)
     _number: int = 0
 
-    async def order(self) -> str | None:
+    async def order(self, door: str) -> str | None:
         """Place one order of one line and return its id when it is confirmed; None if it was not taken."""
         number, self._number = self._number, self._number + 1
-        line = api.NewOrderLine(sku=_sku(number % _SKUS), quantity=1)
-        request = api.CreateOrderRequest(user_id=_USER, lines=[line], payment_token="tok_ok", ship_to=_SHIP_TO)
-        one = Placed(time.perf_counter())
+        one = Placed(door, time.perf_counter())
         try:
-            answer = await self.orders[number % len(self.orders)].CreateOrder(request, timeout=_CALL)
-        except aio.AioRpcError as error:
-            name = error.code().name
-            self.refused[name] = self.refused.get(name, 0) + 1
+            order_id = await self.doors[door].place(_sku(number % _SKUS))
+        except Refused as reason:
+            self.refused[door][str(reason)] += 1
             return None
         one.answered = time.perf_counter()
-        order_id: str = answer.order.order_id
         self.placed[order_id] = one
         one.confirmed = await self._until_confirmed(order_id)
         return order_id
@@ -104,18 +106,39 @@ class Customers:
 
 
 class Market:
-    """The running system, from outside."""
+    """The running system, from outside: a customer with an account of their own, and the admin."""
 
     def __init__(self, folder: Path) -> None:
-        self._run = DataDirectory.at(folder).read_run() or {}
+        self._data = DataDirectory.at(folder)
+        self._run = self._data.read_run() or {}
+        if not self._run:
+            raise Broken(f"nothing runs in {folder}: `weft up --data {folder}` starts it")
         self._stack = AsyncExitStack()
-        self.customers = Customers([])
+        self.customers = Customers()
 
     async def __aenter__(self) -> Market:
-        channels = [self._channel("order") for _ in range(_CHANNELS)]
-        self.customers.orders = [OrderServiceStub(channel) for channel in channels]
+        self._users: UserServiceAsyncStub = UserServiceStub(self._channel("user"))
+        self._admin = await self._sign_in(**json.loads(self._data.admin_file.read_text()))
+        self._customer = await self._register()
         self._products: ProductServiceAsyncStub = ProductServiceStub(self._channel("product"))
         self._inventory: InventoryServiceAsyncStub = InventoryServiceStub(self._channel("inventory"))
+        channels = [self._channel("order") for _ in range(_CHANNELS)]
+        self._orders: OrderServiceAsyncStub = OrderServiceStub(channels[0])
+        session = aiohttp.ClientSession(
+            self._run["gateway"],
+            headers=dict(self._customer),
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=CALL),
+        )
+        self._stack.push_async_callback(session.close)
+        self.customers.doors = {GRPC: GrpcDoor(channels, self._customer), REST: RestDoor(session)}
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _listen(self) -> None:
         client = await nats.connect(self._run["nats"])
         self._stack.push_async_callback(client.close)
         await client.jetstream().subscribe(
@@ -124,16 +147,22 @@ class Market:
             ordered_consumer=True,
             cb=self.customers.note,
         )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
 
     def _channel(self, service: str) -> aio.Channel:
         ports = next(one["ports"] for one in self._run["processes"] if one["name"] == service)
         channel = aio.insecure_channel(f"{LOOPBACK}:{ports['grpc']}", options=_OPTIONS)
         self._stack.push_async_callback(channel.close)
         return channel
+
+    async def _register(self) -> Metadata:
+        email, password = f"{new_id()}@example.com", new_id()
+        await self._users.RegisterUser(RegisterUserRequest(email=email, password=password), timeout=CALL)
+        return await self._sign_in(email, password)
+
+    async def _sign_in(self, email: str, password: str) -> Metadata:
+        request = SignInRequest(email=email, password=password)
+        token = (await self._users.SignIn(request, timeout=CALL)).session.access_token
+        return (("authorization", f"Bearer {token}"),)
 
     def processes(self) -> dict[str, int]:
         """Return the pids of the system and of this process, by name."""
@@ -150,19 +179,22 @@ class Market:
         await asyncio.gather(*(add(number) for number in range(_SKUS)))
 
     async def _add(self, sku: str) -> None:
+        admin = self._admin
         product = Product(sku=sku, title=sku, price=Money("EUR", 12_500_000_000).message())
-        request = CreateProductRequest(product=product)
-        await _succeeds(self._products.CreateProduct(request, timeout=_CALL), unless=StatusCode.ALREADY_EXISTS)
+        creating = self._products.CreateProduct(CreateProductRequest(product=product), timeout=CALL, metadata=admin)
+        await _succeeds(creating, unless=StatusCode.ALREADY_EXISTS)
         restock = RestockRequest(sku=sku, quantity=_PIECES)
-        while not await _succeeds(self._inventory.Restock(restock, timeout=_CALL), unless=StatusCode.NOT_FOUND):
+        while not await _succeeds(
+            self._inventory.Restock(restock, timeout=CALL, metadata=admin), unless=StatusCode.NOT_FOUND
+        ):
             await asyncio.sleep(0.05)  # inventory has not heard of it yet
 
     async def confirmed_orders(self) -> set[str]:
         """Return the ids of all orders that the order service calls CONFIRMED."""
-        request = api.ListOrdersRequest(user_id=_USER, state=api.ORDER_STATE_CONFIRMED, page_size=1000)
+        request = api.ListOrdersRequest(state=api.ORDER_STATE_CONFIRMED, page_size=1000)
         found: set[str] = set()
         while True:
-            page = await self.customers.orders[0].ListOrders(request, timeout=_CALL)
+            page = await self._orders.ListOrders(request, timeout=CALL, metadata=self._customer)
             found.update(order.order_id for order in page.orders)
             if not page.next_page_token:
                 return found

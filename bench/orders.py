@@ -1,83 +1,93 @@
 """`python -m bench.orders DIR` places orders in the system that runs in DIR, and waits until each is confirmed.
 
-A process of its own, so that the load costs the system nothing but its share of the machine. Prints one JSON
-object a line: `{"step": text}` while it works, `{"result": ...}` at its end.
+Over gRPC and through the gateway in turns, so that both meet the same machine. A process of its own, so that the load
+costs the system nothing but its share of it. Prints one JSON object a line: `{"step": text}` while it works,
+`{"result": ...}` at its end.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import uvloop
 
+from bench.doors import GRPC, REST
 from bench.market import Market
-from bench.stage import Broken, cpu_seconds
+from bench.stage import Broken, cpu_seconds, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_REST = 0.02
+_DOORS = (GRPC, REST)
+_PAUSE = 0.02
 
 
 async def one_at_a_time(market: Market, times: int) -> dict[str, Any]:
-    """Place orders in an idle system; return milliseconds."""
+    """Place orders in an idle system, by each door in turn; return milliseconds by door."""
     customers = market.customers
-    took: list[float] = []
-    answered: list[float] = []
+    took: dict[str, Any] = {door: {"confirmed_ms": [], "answered_ms": []} for door in _DOORS}
     for n in range(times // 10 + times):
-        order_id = await customers.order()
-        if order_id is None:
-            raise Broken(f"an order was refused: {customers.refused}")
-        one = customers.placed[order_id]
-        if n >= times // 10:  # those before are to warm up
-            took.append((one.confirmed - one.asked) * 1000)
-            answered.append((one.answered - one.asked) * 1000)
-        await asyncio.sleep(_REST)
-    return {"confirmed_ms": took, "answered_ms": answered}
+        for door in _DOORS:
+            order_id = await customers.order(door)
+            if order_id is None:
+                raise Broken(f"an order by {door} was refused: {dict(customers.refused[door])}")
+            one = customers.placed[order_id]
+            if n >= times // 10:  # those before are to warm up
+                took[door]["confirmed_ms"].append((one.confirmed - one.asked) * 1000)
+                took[door]["answered_ms"].append((one.answered - one.asked) * 1000)
+            await asyncio.sleep(_PAUSE)
+    return took
 
 
-async def many(market: Market, in_flight: int, warming: float, seconds: float) -> dict[str, Any]:
-    """Keep `in_flight` orders between their request and their confirmation; return what happened in `seconds`."""
+async def many(market: Market, in_flight: int, rounds: int, warming: float, seconds: float) -> dict[str, Any]:
+    """Keep `in_flight` orders between their request and their confirmation, and measure each door for `seconds`.
+
+    Return, by door, what happened in each of the rounds. The load goes on meanwhile, and when it changes doors
+    nothing counts for `warming` seconds.
+    """
     customers = market.customers
     stop = asyncio.Event()
+    door = _DOORS[0]
 
     async def keep_ordering() -> None:
         while not stop.is_set():
-            if await customers.order() is None:
+            if await customers.order(door) is None:
                 await asyncio.sleep(0.1)
 
-    known = set(customers.placed)
     everybody = [asyncio.create_task(keep_ordering()) for _ in range(in_flight)]
+    told: dict[str, list[Any]] = {one: [] for one in _DOORS}
     try:
-        await _or_failure(everybody, warming)
-        cpu, begin = _cpu(market.processes()), time.perf_counter()
-        await _or_failure(everybody, seconds)
-        after, end = _cpu(market.processes()), time.perf_counter()
+        for n in range(rounds):
+            for door in _DOORS:
+                tell(step=f"{in_flight} orders in flight by {door}, {seconds:g} s, round {n + 1} of {rounds}")
+                await _or_failure(everybody, warming)
+                told[door].append(await _measure(market, door, everybody, seconds))
         stop.set()
         await asyncio.gather(*everybody)
     finally:
         for one in everybody:
             one.cancel()
-    mine = [one for order_id, one in customers.placed.items() if order_id not in known]
-    inside = [one for one in mine if begin <= one.confirmed < end]
-    thirds = [0, 0, 0]
-    for order in inside:
-        thirds[min(2, int((order.confirmed - begin) / (end - begin) * 3))] += 1
+    return told
+
+
+async def _measure(market: Market, door: str, everybody: Sequence[asyncio.Task[None]], seconds: float) -> Any:
+    cpu, begin = _cpu(market.processes()), time.perf_counter()
+    await _or_failure(everybody, seconds)
+    after, end = _cpu(market.processes()), time.perf_counter()
+    inside = [one for one in market.customers.placed.values() if one.door == door and begin <= one.confirmed < end]
     return {
         "seconds": end - begin,
         "confirmed": len(inside),
-        "thirds": [count / (end - begin) * 3 for count in thirds],
         "confirmed_ms": [(one.confirmed - one.asked) * 1000 for one in inside],
         "answered_ms": [(one.answered - one.asked) * 1000 for one in inside],
-        "cpu": {name: (after[name] - cpu[name]) / (end - begin) * 100 for name in after},
-        "refused": customers.refused,
+        "cpu": {name: (after[name] - cpu[name]) for name in after},
     }
 
 
@@ -94,22 +104,19 @@ def _cpu(pids: Mapping[str, int]) -> dict[str, float]:
     return {**{name: cpu_seconds(pid) for name, pid in pids.items()}, "the whole machine": busy}
 
 
-def _tell(**what: Any) -> None:
-    print(json.dumps(what), flush=True)
-
-
 async def _main(options: argparse.Namespace) -> None:
     async with Market(options.data) as market:
-        _tell(step="putting products on sale")
+        tell(step="putting products on sale")
         await market.fill()
-        _tell(step=f"{options.one_at_a_time} orders, one at a time")
+        tell(step=f"{options.one_at_a_time} orders by each door, one at a time")
         alone = await one_at_a_time(market, options.one_at_a_time)
-        _tell(step=f"{options.in_flight} orders in flight, {options.seconds:g} s")
-        crowd = await many(market, options.in_flight, options.warming, options.seconds)
-        _tell(step="looking for lost orders")
-        accepted = set(market.customers.placed)
-        lost = accepted - await market.confirmed_orders()
-        _tell(result={"alone": alone, "many": crowd, "accepted": len(accepted), "lost": sorted(lost)})
+        crowd = await many(market, options.in_flight, options.rounds, options.warming, options.seconds)
+        tell(step="looking for lost orders")
+        placed = market.customers.placed
+        lost = sorted(placed.keys() - await market.confirmed_orders())
+        accepted = Counter(one.door for one in placed.values())
+        refused = {door: market.customers.refused[door] for door in _DOORS}
+        tell(result={"alone": alone, "many": crowd, "refused": refused, "accepted": accepted, "lost": lost})
 
 
 def main() -> None:
@@ -118,8 +125,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--one-at-a-time", type=int, default=200)
     parser.add_argument("--in-flight", type=int, default=128)
-    parser.add_argument("--warming", type=float, default=4.0)
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warming", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     try:
         uvloop.run(_main(options))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,16 +42,30 @@ class Scale:
     rounds: int = 3
     probes: int = 300
     """Single events sent to an idle service."""
+    calls: int = 4_000
+    """Made to each server in a round."""
+    call_rounds: int = 5
     orders: int = 200
-    """Orders placed one at a time."""
-    seconds: float = 30.0
-    """Of load that is measured."""
-    warming: float = 4.0
+    """Orders placed one at a time, each way."""
+    seconds: float = 10.0
+    """Of load that is measured, in a round of orders each way."""
+    warming: float = 3.0
     """Seconds of load before."""
     starts: int = 3
 
 
-QUICK = Scale(events=2_000, single_events=300, rounds=1, probes=50, orders=30, seconds=5.0, warming=2.0, starts=1)
+QUICK = Scale(
+    events=2_000,
+    single_events=300,
+    rounds=1,
+    probes=50,
+    calls=800,
+    call_rounds=1,
+    orders=20,
+    seconds=4.0,
+    warming=2.0,
+    starts=1,
+)
 
 
 @dataclass(slots=True)
@@ -73,7 +89,7 @@ class Stage:
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return a process's environment: `settings`, and nothing else that would set up a service."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEFT_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WEFT_", "OTEL_"))}
     return {**inherited, "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1", **(settings or {})}
 
 
@@ -118,11 +134,36 @@ async def _end(process: Process) -> None:
         await process.wait()
 
 
+async def result_of(display: Display, module: str, *arguments: str, log: Path) -> Any:
+    """Run a module in a process of its own that prints what `tell` does; show its steps, and return its result.
+
+    Raises `Broken` with its last words if it ends without one.
+    """
+    argv = [sys.executable, "-P", "-m", module, *arguments]
+    async with running(argv, log=log, env=environment(), read_output=True) as process:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            told = json.loads(line)
+            if "result" in told:
+                return told["result"]
+            display.step(told["step"])
+        code = await process.wait()
+    raise Broken(f"{module} {describe_end(code)}: {_last_words(log)}")
+
+
+def tell(**what: Any) -> None:
+    """Print one line for `result_of`: `step=text` while it works, `result=...` at the end."""
+    print(json.dumps(what), flush=True)
+
+
 def check_runs(process: Process, name: str, log: Path) -> None:
     """Raise `Broken` with its last words if a process has ended."""
     if process.returncode is not None:
-        said = log.read_text(errors="replace").splitlines()[-_LAST_LINES:]
-        raise Broken(f"{name} {describe_end(process.returncode)}: {' | '.join(said) or 'it said nothing'}")
+        raise Broken(f"{name} {describe_end(process.returncode)}: {_last_words(log)}")
+
+
+def _last_words(log: Path) -> str:
+    return " | ".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:]) or "it said nothing"
 
 
 def cpu_seconds(pid: int) -> float:

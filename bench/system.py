@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import sys
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
-from bench.stage import Broken, check_runs, environment, pids_of, running
+from bench.stage import Broken, check_runs, environment, pids_of, result_of, running
 from cli.data import DataDirectory
 from weft.tasks import end
 
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 _READY = b"weft is ready"
 _PATIENCE = 90.0
-_MIB = 2**20
+_MEGABYTE = 1e6
+
+
+class Memory(NamedTuple):
+    """What a process holds, in megabytes."""
+
+    resident: float
+    """All its pages, those too that it shares with others (RSS)."""
+    proportional: float
+    """Of shared pages only its part (PSS); not a number where the system does not tell."""
 
 
 class System:
@@ -40,10 +49,10 @@ class System:
         """Return the processes by name; all services are "services" if they share one."""
         return pids_of(DataDirectory.at(self.data).read_run() or {})
 
-    def memory(self) -> dict[str, float]:
-        """Return the resident memory of each process in MiB."""
+    def memory(self) -> dict[str, Memory]:
+        """Return what each process holds."""
         pids = {**self.pids(), "weft up": self._supervisor}
-        return {name: psutil.Process(pid).memory_info().rss / _MIB for name, pid in pids.items()}
+        return {name: _memory_of(pid) for name, pid in pids.items()}
 
     def check(self) -> None:
         """Raise `Broken` if a process was restarted: then nothing that was measured counts."""
@@ -51,11 +60,16 @@ class System:
             raise Broken(f"a process was restarted: {self._pids} became {self.pids()}")
 
 
+def _memory_of(pid: int) -> Memory:
+    told = psutil.Process(pid).memory_full_info()
+    return Memory(told.rss / _MEGABYTE, getattr(told, "pss", math.nan) / _MEGABYTE)
+
+
 @asynccontextmanager
 async def weft_up(folder: Path, *, one_process: bool = False) -> AsyncIterator[System]:
     """Run `weft up` on `folder`/data until the end of the `with`."""
     data, log = folder / "data", folder / "weft-up.log"
-    argv = [sys.executable, "-P", "-m", "cli", "up", "--data", str(data)]
+    argv = [sys.executable, "-P", "-m", "cli", "up", "--data", str(data), "--gateway-port=0"]
     start = time.perf_counter()
     async with running(
         [*argv, "--one-process"] if one_process else argv, log=log, env=environment(), read_output=True
@@ -94,26 +108,18 @@ async def _copy_output(process: Process, log: Path) -> None:
             file.write(some)
 
 
-async def place_orders(stage: Stage, system: System, in_flight: int, alone: int) -> dict[str, Any]:
-    """Have a process of its own place orders, first `alone` one at a time; return what it measured."""
-    scale, log = stage.scale, system.data.parent / "orders.log"
+async def place_orders(stage: Stage, system: System, in_flight: int) -> dict[str, Any]:
+    """Have a process of its own place orders, first one at a time; return what it measured."""
+    scale = stage.scale
     options = {
-        "one-at-a-time": alone,
+        "one-at-a-time": scale.orders,
         "in-flight": in_flight,
+        "rounds": scale.rounds,
         "warming": scale.warming,
         "seconds": scale.seconds,
     }
-    argv = [sys.executable, "-P", "-m", "bench.orders", str(system.data)]
-    argv += [f"--{name}={value}" for name, value in options.items()]
-    async with running(argv, log=log, env=environment(), read_output=True) as process:
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            told = json.loads(line)
-            if "step" in told:
-                stage.display.step(told["step"])
-            else:
-                result: dict[str, Any] = told["result"]
-                return result
-        await process.wait()
-        said = log.read_text(errors="replace").strip().splitlines()
-        raise Broken(f"the orders stopped: {said[-1] if said else process.returncode}")
+    arguments = [str(system.data), *(f"--{name}={value}" for name, value in options.items())]
+    told: dict[str, Any] = await result_of(
+        stage.display, "bench.orders", *arguments, log=system.data.parent / "orders.log"
+    )
+    return told
