@@ -16,6 +16,7 @@ import uvloop
 from bench import edge, events, flow, latency, start
 from bench.display import Display
 from bench.machine import describe_machine, describe_run, describe_versions
+from bench.markdown import has_place, write_run
 from bench.report import Report, Section
 from bench.stage import QUICK, Broken, Scale, Stage
 from cli.errors import Problem
@@ -49,7 +50,21 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="measure little: to see that it works, not for figures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put the run into a Markdown file: docs/benchmarks.md"
+    )
     return parser.parse_args(arguments)
+
+
+def _fault(options: argparse.Namespace) -> str | None:
+    """Return what speaks against the options, before anything is measured."""
+    if options.json and not options.json.absolute().parent.is_dir():
+        return f"there is no folder {options.json.parent} for {options.json.name}"
+    if options.write and options.quick:
+        return "figures of --quick do not count: --write goes without it"
+    if options.write and not has_place(options.write):
+        return f"{options.write} has no section `## A run` to replace"
+    return None
 
 
 async def _measure(options: argparse.Namespace, arguments: Sequence[str], folder: Path) -> Report:
@@ -86,8 +101,8 @@ async def _run(options: argparse.Namespace, arguments: Sequence[str], folder: Pa
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; return the exit code: 0 unless something broke, whatever the figures are."""
     options = _options(arguments)
-    if options.json and not options.json.absolute().parent.is_dir():
-        print(f"there is no folder {options.json.parent} for {options.json.name}", file=sys.stderr)
+    if fault := _fault(options):
+        print(fault, file=sys.stderr)
         return _OPERATOR
     _WORK.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=_WORK)).resolve()
@@ -104,6 +119,8 @@ def main(arguments: Sequence[str]) -> int:
     if not report.whole:
         print(f"something broke; the logs are in {folder}", file=sys.stderr)
         return _BROKE
+    if options.write:
+        write_run(options.write, report)
     shutil.rmtree(folder, ignore_errors=True)
     return 0
 

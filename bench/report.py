@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PLAIN_WIDTH = 170
+_COLOURS = {"reached": "green", "missed": "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,7 @@ class Report:
         if not console.is_terminal:
             console = Console(highlight=False, width=_PLAIN_WIDTH, color_system=None)
         for name, fact in self.facts.items():
-            told = ", ".join(f"{key} {value}" for key, value in fact.items()) if isinstance(fact, dict) else fact
-            console.print(f"{name:<9} {told}", markup=False, soft_wrap=True)
+            console.print(f"{name:<9} {describe_fact(fact)}", markup=False, soft_wrap=True)
         console.print(self._table())
 
     def _table(self) -> Table:
@@ -118,16 +118,23 @@ class Report:
             table.add_row()
             table.add_row(f"[bold]{section.title}[/]", "", "", "", "", f"[red]{section.broke}[/]")
             for figure in section.figures:
-                table.add_row(*_row(figure))
+                what, value, unit, target, mark, told = row_of(figure)
+                table.add_row(f"  {what}", value, unit, target, f"[{_COLOURS[mark]}]{mark}[/]" if mark else "", told)
         return table
 
 
-def _row(figure: Figure) -> tuple[str, ...]:
-    mark = {None: "", True: "[green]reached[/]", False: "[red]missed[/]"}[figure.met]
+def describe_fact(fact: Any) -> str:
+    """Return what a run says of itself, as text."""
+    return ", ".join(f"{key} {value}" for key, value in fact.items()) if isinstance(fact, dict) else str(fact)
+
+
+def row_of(figure: Figure) -> tuple[str, ...]:
+    """Return a figure as text: what, value, unit, target, whether it was reached, and details."""
+    mark = "" if figure.met is None else "reached" if figure.met else "missed"
     parts = ", ".join(f"{name} {number(value)}" for name, value in figure.parts.items())
     told = "; ".join(filter(None, (parts, figure.note)))
     target = "" if figure.target is None else str(figure.target)
-    return f"  {figure.what}", number(figure.value), figure.unit, target, mark, told
+    return figure.what, number(figure.value), figure.unit, target, mark, told
 
 
 def number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What a service's domain may use of the chassis: aggregates, money, ids and errors.
+"""What a service's domain may use of the chassis: aggregates, money, ids, checks of what callers send, and errors.
 
 This module imports neither a database, gRPC, NATS nor OpenTelemetry, so a domain that keeps to it can be
 tested, and reasoned about, on its own.
@@ -17,11 +17,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from google.protobuf.message import Message
+    from google.type.postal_address_pb2 import PostalAddress
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _NANOS = 1_000_000_000
 _MAX_NANOS = 2**63 - 1
+_REGION = re.compile(r"[A-Z]{2}|[0-9]{3}")
+_ADDRESS_TEXTS = (
+    "language_code",
+    "postal_code",
+    "sorting_code",
+    "administrative_area",
+    "locality",
+    "sublocality",
+    "organization",
+)
+MAX_ADDRESS_LINES = 10
+MAX_ADDRESS_TEXT = 200
 
 
 def new_id() -> str:
@@ -234,3 +247,30 @@ def check_id(field: str, value: str) -> str:
     if wrong:
         raise InvalidInput(*wrong)
     return value
+
+
+def text_violations(field: str, text: str, longest: int) -> list[Violation]:
+    """Return what is wrong with a text: more than `longest` characters, or one that cannot be stored."""
+    if len(text) > longest:
+        return [Violation(field, f"must be at most {longest} characters long")]
+    # PostgreSQL cannot store it.
+    return [Violation(field, "must not contain the character NUL")] if "\0" in text else []
+
+
+def address_violations(field: str, address: PostalAddress) -> list[Violation]:
+    """Return what is wrong with a `google.type.PostalAddress`, by the paths of its fields below `field`."""
+    wrong: list[Violation] = []
+    if not _REGION.fullmatch(address.region_code):
+        wrong.append(Violation(f"{field}.region_code", "must be a CLDR region code, as in CH"))
+    if not any(text.strip() for text in address.address_lines):
+        wrong.append(Violation(f"{field}.address_lines", "must have at least one line"))
+    for name in ("address_lines", "recipients"):
+        texts = getattr(address, name)
+        if len(texts) > MAX_ADDRESS_LINES:
+            wrong.append(Violation(f"{field}.{name}", f"must have at most {MAX_ADDRESS_LINES} lines"))
+            continue
+        for n, text in enumerate(texts):
+            wrong += text_violations(f"{field}.{name}[{n}]", text, MAX_ADDRESS_TEXT)
+    for name in _ADDRESS_TEXTS:
+        wrong += text_violations(f"{field}.{name}", getattr(address, name), MAX_ADDRESS_TEXT)
+    return wrong

@@ -7,7 +7,6 @@ An event that comes twice, or too late to matter, changes nothing.
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from functools import reduce
 from operator import add
@@ -21,7 +20,16 @@ from commerce.order.v1.order_events_pb2 import (
     OrderConfirmed,
     OrderCreated,
 )
-from weft.domain import Aggregate, InvalidInput, Money, Refused, Violation, id_violations
+from weft.domain import (
+    Aggregate,
+    InvalidInput,
+    Money,
+    Refused,
+    Violation,
+    address_violations,
+    id_violations,
+    text_violations,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,19 +40,6 @@ if TYPE_CHECKING:
 MAX_LINES = 100
 MAX_QUANTITY = 10_000
 MAX_TOKEN = 256
-MAX_ADDRESS_LINES = 10
-MAX_ADDRESS_TEXT = 200
-
-_REGION = re.compile(r"[A-Z]{2}|[0-9]{3}")
-_ADDRESS_TEXTS = (
-    "language_code",
-    "postal_code",
-    "sorting_code",
-    "administrative_area",
-    "locality",
-    "sublocality",
-    "organization",
-)
 
 
 class State(StrEnum):
@@ -270,7 +265,7 @@ def check_request(request: api.CreateOrderRequest) -> None:
     """
     wrong = [*_line_violations(request.lines), *_token_violations(request.payment_token)]
     if request.HasField("ship_to"):
-        wrong += _address_violations(request.ship_to)
+        wrong += address_violations("ship_to", request.ship_to)
     if wrong:
         raise InvalidInput(*wrong)
 
@@ -322,27 +317,4 @@ def _token_violations(token: str) -> Iterator[Violation]:
     if not token:
         yield Violation("payment_token", "is required")
     else:
-        yield from _text_violations("payment_token", token, MAX_TOKEN)
-
-
-def _address_violations(address: PostalAddress) -> Iterator[Violation]:
-    if not _REGION.fullmatch(address.region_code):
-        yield Violation("ship_to.region_code", "must be a CLDR region code, as in CH")
-    if not any(text.strip() for text in address.address_lines):
-        yield Violation("ship_to.address_lines", "must have at least one line")
-    for name in ("address_lines", "recipients"):
-        texts = getattr(address, name)
-        if len(texts) > MAX_ADDRESS_LINES:
-            yield Violation(f"ship_to.{name}", f"must have at most {MAX_ADDRESS_LINES} lines")
-            continue
-        for n, text in enumerate(texts):
-            yield from _text_violations(f"ship_to.{name}[{n}]", text, MAX_ADDRESS_TEXT)
-    for name in _ADDRESS_TEXTS:
-        yield from _text_violations(f"ship_to.{name}", getattr(address, name), MAX_ADDRESS_TEXT)
-
-
-def _text_violations(field: str, text: str, longest: int) -> Iterator[Violation]:
-    if len(text) > longest:
-        yield Violation(field, f"must be at most {longest} characters long")
-    elif "\0" in text:  # PostgreSQL cannot store it
-        yield Violation(field, "must not contain the character NUL")
+        yield from text_violations("payment_token", token, MAX_TOKEN)

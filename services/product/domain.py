@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from commerce.product.v1.product_events_pb2 import ProductCreated, ProductUpdated
-from weft.domain import Aggregate, InvalidInput, Money, Violation, id_violations
+from weft.domain import Aggregate, InvalidInput, Money, Violation, id_violations, text_violations
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -109,18 +109,11 @@ class Product(Aggregate):
 def _title_violations(title: str) -> list[Violation]:
     if not 1 <= len(title) <= MAX_TITLE:
         return [Violation("product.title", f"must be 1 to {MAX_TITLE} characters long")]
-    return _nul_violations("product.title", title)
+    return text_violations("product.title", title, MAX_TITLE)
 
 
 def _description_violations(description: str) -> list[Violation]:
-    if len(description) > MAX_DESCRIPTION:
-        return [Violation("product.description", f"must be at most {MAX_DESCRIPTION} characters long")]
-    return _nul_violations("product.description", description)
-
-
-def _nul_violations(field: str, text: str) -> list[Violation]:
-    # PostgreSQL cannot store it.
-    return [Violation(field, "must not contain the character NUL")] if "\0" in text else []
+    return text_violations("product.description", description, MAX_DESCRIPTION)
 
 
 def _read_price(price: MoneyMessage, wrong: list[Violation]) -> Money | None:

@@ -5,7 +5,6 @@ What is secret comes in hashed: a password by argon2, a refresh token by SHA-256
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from email_validator import EmailNotValidError, validate_email
 
 from commerce.user.v1.user_events_pb2 import UserRegistered, UserUpdated
-from weft.domain import Aggregate, Exhausted, InvalidInput, Violation
+from weft.domain import Aggregate, Exhausted, InvalidInput, Violation, address_violations, text_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +26,6 @@ MAX_EMAIL = 254
 MAX_NAME = 200
 MIN_PASSWORD = 8
 MAX_PASSWORD = 128
-MAX_ADDRESS_LINES = 10
-MAX_ADDRESS_TEXT = 200
 FREE_FAILURES = 4
 """How many attempts in a row may fail; one more locks the email."""
 FIRST_LOCK = timedelta(minutes=1)
@@ -38,16 +35,6 @@ GRACE = timedelta(seconds=30)
 
 _MOST_CURRENT = 4
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-_REGION = re.compile(r"[A-Z]{2}|[0-9]{3}")
-_ADDRESS_TEXTS = (
-    "language_code",
-    "postal_code",
-    "sorting_code",
-    "administrative_area",
-    "locality",
-    "sublocality",
-    "organization",
-)
 
 
 class Role(StrEnum):
@@ -335,33 +322,9 @@ def password_violations(field: str, password: str) -> Iterator[Violation]:
         yield Violation(field, "must be text")
 
 
-def name_violations(field: str, name: str) -> Iterator[Violation]:
+def name_violations(field: str, name: str) -> list[Violation]:
     """Return what is wrong with the name of a user."""
-    return _text_violations(field, name, MAX_NAME)
-
-
-def address_violations(field: str, address: PostalAddress) -> Iterator[Violation]:
-    """Return what is wrong with an address, by the paths of its fields below `field`."""
-    if not _REGION.fullmatch(address.region_code):
-        yield Violation(f"{field}.region_code", "must be a CLDR region code, as in CH")
-    if not any(text.strip() for text in address.address_lines):
-        yield Violation(f"{field}.address_lines", "must have at least one line")
-    for name in ("address_lines", "recipients"):
-        texts = getattr(address, name)
-        if len(texts) > MAX_ADDRESS_LINES:
-            yield Violation(f"{field}.{name}", f"must have at most {MAX_ADDRESS_LINES} lines")
-            continue
-        for n, text in enumerate(texts):
-            yield from _text_violations(f"{field}.{name}[{n}]", text, MAX_ADDRESS_TEXT)
-    for name in _ADDRESS_TEXTS:
-        yield from _text_violations(f"{field}.{name}", getattr(address, name), MAX_ADDRESS_TEXT)
-
-
-def _text_violations(field: str, text: str, longest: int) -> Iterator[Violation]:
-    if len(text) > longest:
-        yield Violation(field, f"must be at most {longest} characters long")
-    elif "\0" in text:  # PostgreSQL cannot store it
-        yield Violation(field, "must not contain the character NUL")
+    return text_violations(field, name, MAX_NAME)
 
 
 def _name_in(email: str) -> str:

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commerce.user.v1.user_events_pb2 import UserRegistered, UserUpdated
-from services.user import domain
 from services.user.admin import read_admin_file
 from services.user.domain import (
     FREE_FAILURES,
@@ -515,10 +514,3 @@ def test_a_malformed_file_is_named_in_one_line_without_its_password(tmp_path: Pa
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"WEFT_ADMIN_FILE .*admin\.json cannot be read: No such file"):
         read_admin_file(tmp_path / "admin.json")
-
-
-def test_rules_of_addresses_are_those_of_orders() -> None:
-    from services.order import domain as order
-
-    rules = ("MAX_ADDRESS_LINES", "MAX_ADDRESS_TEXT", "_REGION", "_ADDRESS_TEXTS")
-    assert [getattr(domain, rule) for rule in rules] == [getattr(order, rule) for rule in rules]
