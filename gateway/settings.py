@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
+
+from weft.settings import ProcessSettings
 
 _BETWEEN = re.compile(r"[\s;]+|,\s*(?=[A-Za-z_][\w.]*=)")
 _SERVICE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ORIGIN = re.compile(r"\*|https?://[^/\s*]+")
 
 
-class GatewaySettings(BaseSettings):
-    """Settings of one gateway. Each is read from the environment variable `WEFT_<NAME>`, once, at the start."""
-
-    model_config = SettingsConfigDict(env_prefix="WEFT_", frozen=True, extra="ignore")
+class GatewaySettings(ProcessSettings):
+    """Settings of one gateway."""
 
     gateway_descriptors: Path = Field(description="File with the FileDescriptorSet of the services, imports included.")
     gateway_backends: Annotated[Mapping[str, str], NoDecode] = Field(
@@ -41,12 +41,6 @@ class GatewaySettings(BaseSettings):
     gateway_max_url_bytes: int = Field(8 << 10, ge=64, description="Most bytes of a request's path and query.")
     gateway_max_calls: int = Field(1000, ge=1, description="Calls at the same time; more are answered with 503.")
     gateway_max_connections: int = Field(4000, ge=1, description="Connections at the same time; more get 503.")
-
-    instance: str = Field("1", min_length=1, description="This instance's name, unique among its gateways.")
-    drain_seconds: float = Field(10.0, ge=0, description="Seconds that accepted requests get to finish on SIGTERM.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto is text on a terminal, else JSON.")
-    die_with_parent: bool = Field(False, description="End when the process that started this one ends.")
 
     @field_validator("gateway_backends", mode="before")
     @classmethod

@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import DirectoryPath, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from weft import Environment
 
 _URL = "SQLAlchemy URL of this service's own database; empty is an SQLite file in the folder."
 _SECRET: dict[str, Any] = {"secret": True}
 
 
-class Settings(BaseSettings):
-    """Where each of the services keeps its data and listens; the rest each reads as if it were alone.
-
-    Each is read from the environment variable `WEFT_<NAME>`, once, at the start.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="WEFT_", frozen=True, extra="ignore")
+class Settings(Environment):
+    """Where each of the services keeps its data and listens; the rest each reads as if it were alone."""
 
     data: DirectoryPath = Field(description="Folder of the services' SQLite files, for those without another database.")
     product_database_url: str = Field("", description=_URL, json_schema_extra=_SECRET)

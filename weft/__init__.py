@@ -7,7 +7,7 @@ holds services to that. Behind them, by concept:
     events       events (CloudEvents)  broker  wire  relay (outbox)  pull  consumer (inbox)  parking  letters
     callers      identity  access (rules of the contract)  tokens (JWT, the issuer's keys)
     promises     intents (calls to the outside, timers)  leases
-    gRPC         grpc_server  grpc_calls  grpc_client  status (errors)  health  deadlines  breaker  pages
+    gRPC         grpc_server  grpc_calls  call_metrics  grpc_client  status (errors)  health  deadlines  breaker  pages
     operations   service (start to drain)  settings  secret_files  startup  ops  ports  tasks  clock
     to be seen   logs  tracing  trace_context
     servers      embedded (a real NATS and PostgreSQL as child processes), with _child, _attached, _postgres
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from weft.grpc_client import connect
     from weft.intents import Intent, Timer
     from weft.service import Service, run
-    from weft.settings import ServiceSettings
+    from weft.settings import Environment, ServiceSettings
     from weft.startup import CannotStart
     from weft.store import EventStore, Store
     from weft.tracing import Tracing
@@ -41,6 +41,7 @@ _HOME = {
     "Changes": "weft.changes",
     "CircuitBreaker": "weft.breaker",
     "Clock": "weft.clock",
+    "Environment": "weft.settings",
     "EventStore": "weft.store",
     "Intent": "weft.intents",
     "Load": "weft.work",
@@ -67,6 +68,7 @@ __all__ = [
     "Changes",
     "CircuitBreaker",
     "Clock",
+    "Environment",
     "EventStore",
     "Intent",
     "Load",

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
+import itertools
+import os
 import shutil
 import signal
 import socket
@@ -37,6 +38,7 @@ __all__ = [
 
 _LOWEST_PORT = 10_240
 _TRIES = 200
+_candidates = itertools.count(os.getpid() * 64)
 _CONFIG = """\
 # Written at each start. deploy/nats/nats.conf explains the same settings.
 server_name: {name}
@@ -196,12 +198,12 @@ def configure_nats(
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a TCP port on which nobody listens now.
 
-    It is below those that the system gives to outgoing connections, so none of them takes it while its
-    server is being restarted.
+    It is below those that the system gives to outgoing connections, so none of them takes it while its server
+    is being restarted. Processes look in different places, so that none takes what another has just found.
     """
     top = _first_ephemeral_port()
     for _ in range(_TRIES if top > _LOWEST_PORT else 0):
-        port = random.randrange(_LOWEST_PORT, top)
+        port = _LOWEST_PORT + next(_candidates) % (top - _LOWEST_PORT)
         if _is_free(host, port):
             return port
     with socket.create_server((host, 0)) as probe:

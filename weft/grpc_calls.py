@@ -1,4 +1,4 @@
-"""What happens at the edge to every gRPC call: trace, caller, deadline, ids in the logs, errors, one line about it.
+"""What happens at the edge to every gRPC call: trace, caller, deadline, ids in the logs, errors, metrics, one line.
 
 Each method is wrapped once, when its servicer is added. The wrapper is one coroutine, so nothing leaks into
 another call, and a cancellation goes straight to the servicer.
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from google.rpc.status_pb2 import Status
     from opentelemetry.trace import Span
 
+    from weft.call_metrics import CallMetrics, Count
     from weft.tokens import Verifier
     from weft.tracing import Tracing
 
@@ -84,9 +85,17 @@ class Methods(grpc.GenericRpcHandler):
 class Edge:
     """Wraps methods; see the module."""
 
-    def __init__(self, tracing: Tracing, verifier: Verifier, default_deadline: float, stream_deadline: float) -> None:
+    def __init__(
+        self,
+        tracing: Tracing,
+        verifier: Verifier,
+        metrics: CallMetrics,
+        default_deadline: float,
+        stream_deadline: float,
+    ) -> None:
         self._tracing = tracing
         self._verifier = verifier
+        self._metrics = metrics
         self._default_deadline = default_deadline
         self._stream_deadline = stream_deadline
         self._arrived = 0
@@ -118,10 +127,11 @@ class Edge:
         tracing, attributes = self._tracing, {"rpc.system.name": "grpc", "rpc.method": name}
         default = self._stream_deadline if handler.response_streaming else self._default_deadline
         run = _running(name, handler, default, Door(name, self._verifier))
+        count = self._metrics.of(name)
 
         async def serve(message: Any, context: Context) -> Any:
             self._arrived += 1
-            call = _Call(name)
+            call = _Call(name, count)
             place, authorization = _sent_beside(cast("_Metadata", context.invocation_metadata()))
             left = cast("float | None", context.time_remaining())
             with (
@@ -230,10 +240,11 @@ def _details(status: Status) -> tuple[tuple[str, bytes], ...]:
 class _Call:
     """How one call went."""
 
-    __slots__ = ("_began", "_name", "code", "error", "ids", "status")
+    __slots__ = ("_began", "_count", "_name", "code", "error", "ids", "status")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, count: Count) -> None:
         self._name = name
+        self._count = count
         self._began = time.perf_counter()
         self.code: grpc.StatusCode = grpc.StatusCode.CANCELLED
         self.ids: Mapping[str, str] = {}
@@ -241,7 +252,8 @@ class _Call:
         self.status: Status | None = None
 
     def tell(self, span: Span) -> None:
-        """Finish its span, and write its line."""
+        """Count it, finish its span, and write its line."""
+        self._count(self.code.name, time.perf_counter() - self._began)
         if span.is_recording():
             self._finish(span)
         level = logging.DEBUG if self.code not in OURS else logging.INFO

@@ -17,12 +17,15 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from weft import ports
+from weft.call_metrics import CallMetrics
 from weft.grpc_calls import Edge, Methods
 from weft.health import SERVICE_NAME as HEALTH
 from weft.health import Health
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from prometheus_client import CollectorRegistry
 
     from weft.tokens import Verifier
     from weft.tracing import Tracing
@@ -54,6 +57,7 @@ class GrpcServer:
         *,
         tracing: Tracing,
         verifier: Verifier,
+        metrics: CollectorRegistry,
         host: str = "127.0.0.1",
         port: int = 0,
         default_deadline: float = 10.0,
@@ -68,7 +72,7 @@ class GrpcServer:
         """Set when `drain` begins: servicers end their streams then."""
         self._port_setting = port_setting
         self._options = {**_OPTIONS, "grpc.max_concurrent_streams": max_concurrent_streams}
-        self._edge = Edge(tracing, verifier, default_deadline, stream_deadline)
+        self._edge = Edge(tracing, verifier, CallMetrics(metrics), default_deadline, stream_deadline)
         self._methods = Methods(self._edge)
         self._services: list[str] = []
         self._server: grpc.aio.Server | None = None

@@ -94,6 +94,7 @@ class Service:
         self._keys = SigningKeys(self._fetched_keys, settings.jwks_refresh)
         self.grpc = GrpcServer(
             tracing=self.tracing,
+            metrics=self.metrics,
             verifier=Verifier(self._keys, issuer=settings.token_issuer, audience=settings.token_audience),
             host=settings.grpc_host,
             port=settings.grpc_port,

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 _log = logs.logger("weft.tokens")
 _ALGORITHMS = frozenset({"EdDSA", "ES256", "RS256"})
 _REMEMBERED = 10_000
-_LONGEST = 8_192
+_LONGEST = 4_096
 _TIMEOUT = 2.0
 _MOST_BYTES = 1 << 20
 _SOON = 0.2
 _PATIENCE = 1.0
+_LONGEST_WAIT = 2 * _TIMEOUT
 _BETWEEN = 2.0
 
 
@@ -40,9 +41,15 @@ def fetch_from(url: str) -> Fetch:
 
     def read() -> Mapping[str, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        end, body = time.monotonic() + _TIMEOUT, bytearray()
         with opener.open(url, timeout=_TIMEOUT) as answer:
-            found: Mapping[str, Any] = json.loads(answer.read(_MOST_BYTES))
-            return found
+            # Part by part: the timeout is for each of them, and there may be no last one.
+            while part := answer.read1(_MOST_BYTES):
+                body += part
+                if len(body) > _MOST_BYTES or time.monotonic() > end:
+                    raise ValueError(f"the key set is over {_MOST_BYTES} bytes, or takes over {_TIMEOUT:g} s")
+        found: Mapping[str, Any] = json.loads(body)
+        return found
 
     return lambda: asyncio.to_thread(read)
 
@@ -93,7 +100,11 @@ class SigningKeys:
         if self._fetching is None:
             self._fetching = asyncio.create_task(self._load())
         try:
-            return await asyncio.shield(self._fetching)
+            # The fetch goes on if it takes longer, as looking up a host may: there is one at a time.
+            async with asyncio.timeout(_LONGEST_WAIT):
+                return await asyncio.shield(self._fetching)
+        except TimeoutError:
+            return False
         finally:
             if self._fetching is not None and self._fetching.done():
                 self._fetching = None
@@ -171,7 +182,8 @@ class Verifier:
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=self._leeway,
-                options={"require": ["exp", "iss", "aud", "sub"]},
+                # When it was issued says nothing about whether it holds (RFC 7519), and our clock may be behind.
+                options={"require": ["exp", "iss", "aud", "sub"], "verify_iat": False},
             )
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("TOKEN_EXPIRED", "the token has expired: refresh the session, or sign in") from None
@@ -181,9 +193,8 @@ class Verifier:
 
     def _remember(self, token: str, caller: Caller, until: float) -> None:
         if len(self._verified) >= _REMEMBERED:
-            now = time.time()
-            for old in [one for one, (_, end) in self._verified.items() if end <= now] or [next(iter(self._verified))]:
-                del self._verified[old]
+            # The oldest, which is among the first to expire.
+            del self._verified[next(iter(self._verified))]
         self._verified[token] = (caller, until)
 
 

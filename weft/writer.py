@@ -292,6 +292,7 @@ class Reader:
     def _serve(self) -> None:
         connection: Connection | None = None
         while (query := self._asked.get()) is not None:
+            was_kept = connection is not None
             try:
                 if connection is None:
                     connection = self._database.read.connect()
@@ -300,9 +301,20 @@ class Reader:
                 if connection is not None and isinstance(error, DBAPIError):
                     _let_go(connection)
                     connection = None
+                    if was_kept and error.connection_invalidated:
+                        # Lost since the last query, as when the database was restarted: a new one may be had.
+                        self._answer(query, *self._ask_anew(query))
+                        continue
                 self._answer(query, None, error)
         if connection is not None:
             _let_go(connection)
+
+    def _ask_anew(self, query: _Query) -> tuple[Any, Exception | None]:
+        try:
+            with self._database.read.connect() as connection:
+                return query.context.copy().run(query.ask, connection, *query.args), None
+        except Exception as error:
+            return None, error
 
     def _answer(self, query: _Query, value: Any, error: Exception | None = None) -> None:
         self._answered.append((query, value, error))

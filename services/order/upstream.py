@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -30,15 +31,14 @@ class Upstream:
 
     async def ask(self, method: Callable[..., Awaitable[Reply]], request: Message) -> Reply | None:
         """Return the reply of a stub's method; None if there is none to be had now."""
+        left = deadlines.remaining()
         try:
-            with self._breaker.attempt():
-                return await method(request, timeout=self._patience())
-        except (grpc.aio.AioRpcError, Unavailable) as error:
-            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            # The other half of the caller's time is for going on without an answer. A call that is cut short by it
+            # is cancelled, which tells the breaker nothing: it is the caller who is in a hurry.
+            async with asyncio.timeout(None if left is None else left / 2):
+                with self._breaker.attempt():
+                    return await method(request, timeout=self._timeout)
+        except (grpc.aio.AioRpcError, Unavailable, TimeoutError) as error:
+            why = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error) or "a hurried caller"
             _log.warning("a service does not answer: what order remembers counts", asked=self._name, cause=why)
             return None
-
-    def _patience(self) -> float:
-        left = deadlines.remaining()
-        # The other half of the caller's time is for going on without an answer.
-        return self._timeout if left is None else min(self._timeout, left / 2)

@@ -142,7 +142,7 @@ class Shipment(Aggregate):
 
     def order_cancelled(self, user_id: str, now: datetime) -> None:
         """The order is cancelled: this shipment will never go, whatever comes later."""
-        self.user_id = user_id
+        self.user_id = self.user_id or user_id
         if self.state in (State.WAITING, State.PREPARED):
             self._cancelled(now)
 

@@ -38,6 +38,8 @@ class Credentials:
         A wrong password and an unknown email raise the same, after the same work.
         """
         _check_sizes({"email": (email, MAX_EMAIL), "password": (password, MAX_PASSWORD)})
+        if "\0" in email:  # PostgreSQL could not even look for it
+            raise InvalidInput(Violation("email", "must not contain the character NUL"))
         with self._passwords.place():
             account = await self._writer.run(commands.begin_attempt, _as_stored(email))
             known = account.password_hash if account is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path  # noqa: TC003 - read when the class is made
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from google.type.postal_address_pb2 import PostalAddress
-from sqlalchemy import BigInteger, MetaData
+from sqlalchemy import BigInteger, Index, MetaData
 from sqlmodel import Field, SQLModel
 
 from services.user.domain import Role, Session, SignInAttempts, User
@@ -26,8 +26,9 @@ class UserRow(Tables, table=True):
     """One account; no two have the same email."""
 
     __tablename__ = "users"
+    __table_args__ = (Index("users_by_email", "email", unique=True),)
     user_id: str = Field(primary_key=True)
-    email: str = Field(unique=True)
+    email: str
     password_hash: str
     password_revision: int = Field(sa_type=BigInteger)
     display_name: str
@@ -43,6 +44,7 @@ class SignInAttemptsRow(Tables, table=True):
     """The failed attempts to sign in with one email."""
 
     __tablename__ = "sign_in_attempts"
+    __table_args__ = (Index("sign_in_attempts_oldest", "last_time"),)
     email_hash: str = Field(primary_key=True)
     failures: int = Field(sa_type=BigInteger)
     locked_until: int = Field(sa_type=BigInteger)
@@ -54,6 +56,7 @@ class SessionRow(Tables, table=True):
     """One session: of its refresh tokens the hashes, several with spaces between."""
 
     __tablename__ = "sessions"
+    __table_args__ = (Index("sessions_oldest", "expire_time"),)
     session_id: str = Field(primary_key=True)
     user_id: str
     password_revision: int = Field(sa_type=BigInteger)
@@ -69,8 +72,9 @@ class SigningKeyRow(Tables, table=True):
     """One Ed25519 key, as its 32 bytes each; `longest` in microseconds."""
 
     __tablename__ = "signing_keys"
+    __table_args__ = (Index("signing_keys_in_order", "number", unique=True),)
     kid: str = Field(primary_key=True)
-    number: int = Field(sa_type=BigInteger, unique=True)
+    number: int = Field(sa_type=BigInteger)
     private_key: bytes
     public_key: bytes
     sign_from: int = Field(sa_type=BigInteger)

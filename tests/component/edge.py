@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CollectorRegistry
+
 from commerce.order.v1 import order_service_pb2 as order
 from commerce.order.v1 import order_service_pb2_grpc as order_grpc
 from commerce.product.v1 import product_service_pb2 as product
@@ -74,7 +76,8 @@ def new_server(traced: Tracing | None = None, jwks_url: str = "", **options: Any
     """Return a server that serves nothing yet; it trusts the tests' issuer of tokens, or the one at `jwks_url`."""
     keys = SigningKeys(fetch_from(jwks_url or issuer().jwks_url), 60)
     verifier = Verifier(keys, issuer="weft", audience="weft")
-    return GrpcServer(tracing=traced or tracing(), verifier=verifier, **options)
+    given = {"metrics": CollectorRegistry(), **options}
+    return GrpcServer(tracing=traced or tracing(), verifier=verifier, **given)
 
 
 @asynccontextmanager

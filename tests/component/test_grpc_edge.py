@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import socket
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+from prometheus_client import CollectorRegistry
 
 from commerce.order.v1 import order_service_pb2 as order
 from commerce.product.v1 import product_service_pb2 as product
@@ -35,6 +37,7 @@ from tests.component.edge import (
     serving,
 )
 from weft import deadlines, logs
+from weft.domain import NotFound
 from weft.ports import CannotListen, PortInUse
 from weft.testing import eventually
 from weft.tracing import Tracing
@@ -433,3 +436,24 @@ async def test_the_lines_of_a_call_carry_the_name_of_the_service_that_serves_it(
     [line] = lines_of(out)
     assert (line["service"], line["instance"], line["sku"]) == ("product", "product-1", "sku-1")
     assert len(line["trace_id"]) == 32
+
+
+async def test_calls_are_counted_by_method_and_code_and_timed() -> None:
+    async def look(request: product.GetProductRequest, _context: object) -> product.GetProductResponse:
+        if request.sku == "none":
+            raise NotFound("product", request.sku)
+        return product.GetProductResponse()
+
+    metrics = CollectorRegistry()
+    async with serving(Catalogue(look), metrics=metrics) as server, bare_channel_to(server) as channel:
+        for sku in ("mug", "tee", "none"):
+            with suppress(grpc.aio.AioRpcError):
+                await catalogue_at(channel).GetProduct(product.GetProductRequest(sku=sku))
+
+    method = f"{CATALOGUE.full_name}/GetProduct"
+    counted = {
+        code: metrics.get_sample_value("weft_grpc_calls_total", {"method": method, "code": code})
+        for code in ("OK", "NOT_FOUND", "INTERNAL")
+    }
+    assert counted == {"OK": 2, "NOT_FOUND": 1, "INTERNAL": None}
+    assert metrics.get_sample_value("weft_grpc_call_seconds_count", {"method": method}) == 3

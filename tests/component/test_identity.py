@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -77,6 +79,35 @@ async def world(issuer: Issuer) -> AsyncIterator[World]:
         yield World(issuer, server, channel)
 
 
+class Dripping(asyncio.Protocol):
+    """Answers whatever it is asked with a space now and then."""
+
+    def __init__(self, open_ones: list[asyncio.WriteTransport]) -> None:
+        self._open_ones = open_ones
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._open_ones.append(transport)
+        transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        self._drip(transport)
+
+    def _drip(self, transport: asyncio.WriteTransport) -> None:
+        if not transport.is_closing():
+            transport.write(b" ")
+            asyncio.get_running_loop().call_later(0.1, self._drip, transport)
+
+
+@asynccontextmanager
+async def never_ending() -> AsyncIterator[str]:
+    """Serve a page that never ends; its URL."""
+    open_ones: list[asyncio.WriteTransport] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Dripping(open_ones), "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        for transport in open_ones:
+            transport.abort()
+
+
 async def refused(call: Any) -> tuple[str, str]:
     """Return code and reason of a call's refusal."""
     error = await refusal(call)
@@ -118,13 +149,16 @@ async def test_without_a_token_one_is_asked_for(world: World) -> None:
         {"sub": None},
         {"sub": "no.dots"},
         {"sub": "*"},
-        {"iat": time.time() + 3600},
         {"nbf": time.time() + 3600},
     ],
 )
 async def test_a_token_that_is_not_for_here_is_refused(world: World, claims: dict[str, Any]) -> None:
     token = world.issuer.token("ann", **claims)
     assert await refused(world.watch(f"Bearer {token}")) == ("UNAUTHENTICATED", "TOKEN_INVALID")
+
+
+async def test_a_fresh_token_holds_where_the_clock_is_behind(world: World) -> None:
+    assert await world.watch(f"Bearer {world.issuer.token('ann', iat=time.time() + 300)}") == ["ann"]
 
 
 async def test_an_expired_token_is_told_apart(world: World) -> None:
@@ -158,7 +192,7 @@ async def test_a_forged_token_is_refused(world: World, tmp_path: Path) -> None:
         f"{head}.{body}.",
         f"{head}.{body}",
         "not a token",
-        "x" * 10_000,
+        "x" * 5_000,  # gRPC itself begins to refuse at 8 KiB, at random
         jwt.encode(claims, "", algorithm="none", headers={"kid": kid}),
         jwt.encode(claims, public.hex(), algorithm="HS256", headers={"kid": kid}),
         Issuer(tmp_path).token("ann", "admin"),
@@ -180,6 +214,17 @@ async def test_without_signing_keys_callers_are_told_to_come_back(tmp_path: Path
         assert await refused(world.watch(authorization)) == ("UNAVAILABLE", "UNAVAILABLE")
         missing.write_bytes(issuer._file.read_bytes())
         assert await eventually(lambda: world.watch(authorization)) == ["ann"]
+
+
+async def test_an_issuer_that_never_ends_its_answer_holds_nobody_up(issuer: Issuer) -> None:
+    async with (
+        never_ending() as url,
+        edge.serving(edge.Catalogue(), edge.Orders(tell_caller), jwks_url=url) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        world = World(issuer, server, channel)
+        async with asyncio.timeout(15):
+            assert await refused(world.watch(f"Bearer {issuer.token()}")) == ("UNAVAILABLE", "UNAVAILABLE")
 
 
 async def test_the_last_good_keys_count_while_the_issuer_is_away(world: World) -> None:

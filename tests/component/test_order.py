@@ -164,6 +164,14 @@ async def test_an_order_whose_caller_is_in_a_hurry_still_gets_the_known_prices(
     assert placed.order.total == euros(24)
 
 
+async def test_callers_in_a_hurry_keep_nobody_else_from_product(orders: Orders, product: FakeProduct) -> None:
+    product.is_silent = True
+    for _ in range(5):
+        await refusal(orders.stub.CreateOrder(request(), timeout=0.2))
+    product.is_silent = False
+    assert (await orders.place()).total == euros(24)
+
+
 async def test_a_product_that_keeps_failing_is_left_alone(orders: Orders, product: FakeProduct) -> None:
     product.refuses = True
     await orders.hears(ProductCreated(sku="mug", price=euros(12), active=True, revision=1))

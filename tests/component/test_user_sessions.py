@@ -279,3 +279,7 @@ async def test_what_is_past_is_cleaned_away(users: Users, clock: ManualClock) ->
 
     await eventually(forgotten, what="the attempts are forgotten")
     await users.refresh((await users.sign_in()).refresh_token)
+
+
+async def test_an_email_that_no_database_takes_is_refused_by_name(users: Users) -> None:
+    assert list(violations(await refusal(users.sign_in("a\0b@example.com")))) == ["email"]

@@ -53,7 +53,9 @@ class Shop:
         self._channels: list[grpc.aio.Channel] = []
 
     async def __aenter__(self) -> Self:
-        await self._sign_in()
+        if not self.system.tokens:
+            await self._sign_in()
+        self.customer, self.admin = self.system.tokens["customer"], self.system.tokens["admin"]
         self._products = ProductServiceStub(self._channel("product", self.admin))
         self._customers_orders = OrderServiceStub(self._channel("order", self.customer))
         self._orders = OrderServiceStub(self._channel("order", self.admin))
@@ -65,14 +67,10 @@ class Shop:
     async def _sign_in(self) -> None:
         customer = {"email": f"{new_id()}@example.com", "password": "correct horse"}
         stub = UserServiceStub(self._channel("user"))
-        registering = users.RegisterUserRequest(**customer, address=HOME)
-        self.customer_id = (await stub.RegisterUser(registering, timeout=TIMEOUT)).user.user_id
-        session = (await stub.SignIn(users.SignInRequest(**customer), timeout=TIMEOUT)).session
-        self.customer = f"Bearer {session.access_token}"
-        """The customer's `authorization`."""
-        session = (await stub.SignIn(users.SignInRequest(**self.system.admin), timeout=TIMEOUT)).session
-        self.admin = f"Bearer {session.access_token}"
-        """The admin's `authorization`."""
+        await stub.RegisterUser(users.RegisterUserRequest(**customer, address=HOME), timeout=TIMEOUT)
+        for who, account in (("customer", customer), ("admin", self.system.admin)):
+            session = (await stub.SignIn(users.SignInRequest(**account), timeout=TIMEOUT)).session
+            self.system.tokens[who] = f"Bearer {session.access_token}"
 
     async def __aexit__(self, *_: object) -> None:
         for channel in self._channels:

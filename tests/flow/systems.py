@@ -63,6 +63,8 @@ class WholeSystem:
         """How many pieces of each sku were ever put into stock."""
         self.strangers: set[str] = set()
         """What events that somebody else published are about; these may become dead letters."""
+        self.tokens: dict[str, str] = {}
+        """The `authorization` of those who signed in, which is good for longer than the tests take."""
         self._output = folder / "output"
         self._settings = {**_LEASES, **(settings or {})}
         self._up: subprocess.Popen[bytes] | None = None

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from services.settings import Settings as AllSettings
 from tools.describe_settings import SANDBOX, TRACES, describe
 from weft import CannotStart, ServiceSettings
 
@@ -65,3 +67,17 @@ def test_a_secret_that_cannot_be_read_is_named(secrets: Path, monkeypatch: pytes
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root could read it whatever its mode
     with pytest.raises(CannotStart, match="WEFT_DATABASE_URL cannot be read: let uid"):
         ServiceSettings()
+
+
+@pytest.mark.parametrize("url", ["nats://weft:s3cr/et@nats:4222", "nats://weft:s3cret@:4222", "nats://h:4222,[s3cr"])
+def test_what_is_wrong_with_a_brokers_url_is_said_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        ServiceSettings(database_url=URL, nats_url=url)
+    assert "s3cr" not in refused.value.errors()[0]["msg"]
+
+
+def test_where_one_process_hosts_all_services_their_databases_may_be_in_files_too(
+    secrets: Path, tmp_path: Path
+) -> None:
+    (secrets / "WEFT_USER_DATABASE_URL").write_text(URL)
+    assert AllSettings(data=tmp_path).of("user")["database_url"] == URL

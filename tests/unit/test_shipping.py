@@ -241,3 +241,9 @@ def test_a_shipment_knows_whose_order_it_is_from_the_orders_beginning_or_end(hea
     assert shipment.user_id == ""
     hear(shipment, NOW)
     assert shipment.user_id == "u1"
+
+
+def test_a_shipment_still_knows_whose_order_it_is_when_a_cancel_does_not_say() -> None:
+    shipment = prepared()
+    shipment.order_cancelled("", LATER)
+    assert (shipment.state, shipment.user_id) == (State.CANCELLED, "u1")

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import MetaData, create_engine, make_url
+from sqlalchemy import MetaData, create_engine, make_url, text
 
 from services.inventory.store import Tables as InventoryTables
 from services.order.store import Tables as OrderTables
 from services.payment.store import Tables as PaymentTables
 from services.product.store import Tables as ProductTables
 from services.shipping.store import Tables as ShippingTables
+from services.user.store import Tables as UserTables
 from tests.component.callers import issuer
 from tests.component.chassis.toy import Settings, build
 from tests.component.chassis.toy import Tables as ToyTables
@@ -29,9 +30,12 @@ from tests.component.chassis.world import ROOT, Rows, on_postgres, on_sqlite
 from weft import CannotStart, run, tables
 from weft.database import Database
 from weft.testing import free_port
+from weft.writer import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import Connection
 
 TOY_DB = "sqlite:////nowhere/toy.db"
 TOY = Path(__file__).parent / "migrations"
@@ -41,6 +45,7 @@ TABLES: Mapping[str, MetaData] = {
     "payment": PaymentTables.metadata,
     "product": ProductTables.metadata,
     "shipping": ShippingTables.metadata,
+    "user": UserTables.metadata,
     "toy": ToyTables.metadata,
 }
 
@@ -333,3 +338,26 @@ def test_postgres_gives_up_on_what_a_paused_instance_left_open(database_url: str
             assert connection.exec_driver_sql(f"SHOW {name}").scalar_one() not in ("0", "0s")
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
     database.close()
+
+
+@on_postgres
+async def test_reads_go_on_when_the_database_closed_their_connections(database_url: str) -> None:
+    database = Database(database_url, migrations=TOY)
+    database.open()
+    reader = Reader(database, 4)
+
+    def backend(connection: Connection) -> int:
+        # So that each of the threads has to answer.
+        connection.execute(text("SELECT pg_sleep(0.05)"))
+        return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+    try:
+        before = set(await asyncio.gather(*(reader.run(backend) for _ in range(8))))
+        assert len(before) == 4
+        for pid in before:
+            Rows(database_url)(f"SELECT pg_terminate_backend({pid})")
+        after = set(await asyncio.gather(*(reader.run(backend) for _ in range(8))))
+        assert before.isdisjoint(after)
+    finally:
+        reader.close()
+        database.close()
