@@ -22,8 +22,8 @@ help: ## list what can be made
 up: $(VENV)/.runtime ## start everything and place three sample orders; Ctrl-C stops it
 	@$(BIN)/weft up --demo $(ARGS)
 
-test: $(VENV)/.dev ## run the tests, two at a time; ARGS="-k declined" picks some, ARGS="-n 0" runs one at a time
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+test: $(VENV)/.dev ## run the tests, three at a time; ARGS="-k declined" picks some, ARGS="-n 0" runs one at a time
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: lint-style lint-types lint-imports lint-proto lint-generated ## check style, types, layering and protobuf
 

@@ -136,7 +136,7 @@ class _Run:
     async def _run_demo(self) -> None:
         if not self._wishes.demo:
             return
-        # A process of its own: gRPC's threads and the supervisor's forks do not go together.
+        # A process of its own, so that whatever goes wrong with it leaves the supervisor alone.
         self._demo = await asyncio.create_subprocess_exec(
             *python_module("cli", "demo", "--data", str(self._data.path)),
             stdin=asyncio.subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
-from weft import ports
+from weft import logs, ports
 from weft.call_metrics import CallMetrics
 from weft.grpc_calls import Edge, Methods
 from weft.health import SERVICE_NAME as HEALTH
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from weft.tokens import Verifier
     from weft.tracing import Tracing
 
+_log = logs.logger("weft.grpc")
 _MIB = 1024 * 1024
 _OPTIONS = {
     # With it a second process could listen on the same port, and each would get some of the calls.
@@ -42,6 +43,7 @@ _OPTIONS = {
     "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
 }
 _LINGER = 0.5
+_STUCK = 2.0
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
@@ -126,7 +128,12 @@ class GrpcServer:
         self._edge.refuse()
         if not left:
             await self._edge.quiet(min(_LINGER, seconds))
-        await self._server.stop(max(0.0, began + seconds - time.monotonic()))
+        grace = max(0.0, began + seconds - time.monotonic())
+        try:
+            # It was seen never to return, when every caller had been killed at that moment.
+            await asyncio.wait_for(self._server.stop(grace), grace + _STUCK)
+        except TimeoutError:
+            _log.warning("gRPC did not end in time: going on without it")
 
 
 def _add_reflection(services: Sequence[str], server: grpc.aio.Server) -> None:
