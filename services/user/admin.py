@@ -105,7 +105,10 @@ async def _ensured(login: Login, writer: Writer, reader: Reader, passwords: Pass
     elif account.role is Role.ADMIN:
         return True
     seen = 0 if account is None else account.password_revision
-    return await writer.run(_ensure, login.email, password_hash, seen)
+    try:
+        return await writer.run(_ensure, login.email, password_hash, seen)
+    except AlreadyExists:  # made between two looks of one transaction
+        return False
 
 
 def _ensure(work: UnitOfWork, email: str, password_hash: str | None, seen: int) -> bool:
