@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import descriptor_pool
 
-from weft.domain import PermissionDenied, Unauthenticated
+from weft.domain import PermissionDenied
 from weftapi.v1.annotations_pb2 import ACCESS_ADMIN, ACCESS_PUBLIC, ACCESS_UNSPECIFIED, Access, access
 
 if TYPE_CHECKING:
     from weft.identity import Caller
     from weft.tokens import Verifier
-
-_BEARER = "bearer "
 
 
 def rule_of(method: str) -> Access.ValueType:
@@ -48,14 +46,7 @@ class Door:
         """
         if self._open:
             return None
-        token = _token_in(authorization)
-        caller = self._verifier.known(token) or await self._verifier.verify(token)
+        caller = self._verifier.known(authorization) or await self._verifier.verify(authorization)
         if self._admins_only and not caller.is_admin:
             raise PermissionDenied("this needs the role admin")
         return caller
-
-
-def _token_in(authorization: str) -> str:
-    if authorization[: len(_BEARER)].lower() == _BEARER and (token := authorization[len(_BEARER) :].strip()):
-        return token
-    raise Unauthenticated("TOKEN_MISSING", "this needs a token: send `authorization: Bearer <access_token>`")

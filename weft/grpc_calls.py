@@ -169,9 +169,8 @@ def _running(name: str, handler: Handler, default: float, door: Door) -> Callabl
     async def run(message: Any, context: Context, left: float | None, call: _Call, authorization: str) -> Any:
         caller = await door.admit(authorization)
         request = decode(message)
-        if isinstance(request, Message):
-            call.ids = logs.ids_of(request)
-        with logs.Bound(call.ids), identity.Acting(caller):
+        call.request = request
+        with logs.BoundLater(call.ids), identity.Acting(caller):
             if left is not None:  # gRPC itself cancels this task when the caller's deadline passes.
                 return encode(await answer(request, context))
             async with asyncio.timeout(default):
@@ -240,16 +239,20 @@ def _details(status: Status) -> tuple[tuple[str, bytes], ...]:
 class _Call:
     """How one call went."""
 
-    __slots__ = ("_began", "_count", "_name", "code", "error", "ids", "status")
+    __slots__ = ("_began", "_count", "_name", "code", "error", "request", "status")
 
     def __init__(self, name: str, count: Count) -> None:
         self._name = name
         self._count = count
         self._began = time.perf_counter()
         self.code: grpc.StatusCode = grpc.StatusCode.CANCELLED
-        self.ids: Mapping[str, str] = {}
+        self.request: Any = None
         self.error: Exception | None = None
         self.status: Status | None = None
+
+    def ids(self) -> Mapping[str, str]:
+        """Return what identifies its request in a log; most calls are never logged."""
+        return logs.ids_of(self.request) if isinstance(self.request, Message) else {}
 
     def tell(self, span: Span) -> None:
         """Count it, finish its span, and write its line."""
@@ -273,7 +276,7 @@ class _Call:
 
     def _facts(self) -> dict[str, object]:
         milliseconds = round((time.perf_counter() - self._began) * 1e3, 3)
-        return {**self.ids, "method": self._name, "code": self.code.name, "ms": milliseconds}
+        return {**self.ids(), "method": self._name, "code": self.code.name, "ms": milliseconds}
 
     def _finish(self, span: Span) -> None:
         span.set_attribute("rpc.response.status_code", self.code.name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from functools import cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,9 +59,12 @@ def find_row(connection: Connection, table: Table, key: str, value: Any) -> Any 
     """
     statement = _find_row(table, key, connection.dialect.paramstyle)
     try:
-        with closing(connection.connection.cursor()) as cursor:
+        cursor = connection.connection.cursor()
+        try:
             cursor.execute(statement, (value,))
             row = cursor.fetchone()
+        finally:
+            cursor.close()
     except connection.dialect.loaded_dbapi.Error:
         # Once more, so that it is SQLAlchemy that tells what is wrong, as everywhere else.
         return connection.exec_driver_sql(statement, (value,)).one_or_none()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logs.logger("weft.tokens")
 _ALGORITHMS = frozenset({"EdDSA", "ES256", "RS256"})
+_BEARER = "bearer "
 _REMEMBERED = 10_000
 _LONGEST = 4_096
 _TIMEOUT = 2.0
@@ -154,13 +155,14 @@ class Verifier:
         self._verified: dict[str, tuple[Caller, float]] = {}
         keys.withdrawn.append(self._verified.clear)
 
-    def known(self, token: str) -> Caller | None:
-        """Return whose token this is if it was verified before and has not expired."""
-        found = self._verified.get(token)
+    def known(self, authorization: str) -> Caller | None:
+        """Return who sends this if it was verified before and has not expired."""
+        found = self._verified.get(authorization)
         return found[0] if found is not None and found[1] > time.time() else None
 
-    async def verify(self, token: str) -> Caller:
-        """Return whose token this is. Raises `Unauthenticated` and `Unavailable`."""
+    async def verify(self, authorization: str) -> Caller:
+        """Return who sends `authorization` (RFC 6750). Raises `Unauthenticated` and `Unavailable`."""
+        token = _token_in(authorization)
         if len(token) > _LONGEST:
             raise Unauthenticated("TOKEN_INVALID", "the token is too long to be one")
         key = await self._keys.find(_kid_of(token))
@@ -170,7 +172,7 @@ class Verifier:
         if not is_id(claims["sub"]):
             raise Unauthenticated("TOKEN_INVALID", "the token's subject cannot be a user's id")
         caller = Caller(claims["sub"], str(claims.get("role", "")), token)
-        self._remember(token, caller, float(claims["exp"]) + self._leeway)
+        self._remember(authorization, caller, float(claims["exp"]) + self._leeway)
         return caller
 
     def _claims(self, token: str, key: jwt.PyJWK) -> Mapping[str, Any]:
@@ -191,11 +193,17 @@ class Verifier:
             raise Unauthenticated("TOKEN_INVALID", f"the token is not valid here: {error}") from None
         return claims
 
-    def _remember(self, token: str, caller: Caller, until: float) -> None:
+    def _remember(self, authorization: str, caller: Caller, until: float) -> None:
         if len(self._verified) >= _REMEMBERED:
             # The oldest, which is among the first to expire.
             del self._verified[next(iter(self._verified))]
-        self._verified[token] = (caller, until)
+        self._verified[authorization] = (caller, until)
+
+
+def _token_in(authorization: str) -> str:
+    if authorization[: len(_BEARER)].lower() == _BEARER and (token := authorization[len(_BEARER) :].strip()):
+        return token
+    raise Unauthenticated("TOKEN_MISSING", "this needs a token: send `authorization: Bearer <access_token>`")
 
 
 def _kid_of(token: str) -> str:

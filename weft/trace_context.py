@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACESTATE = re.compile(r"[\x20-\x7e]{0,512}")
 _KNOWN_FLAGS = 0x03
+_PLAIN_FLAGS = frozenset({"00", "01", "02", "03"})
 _UNSAMPLED_ROOT = "02"
 """The trace id is random (W3C Trace Context, level 2), and the trace is not sampled."""
 
@@ -39,8 +40,10 @@ class TraceContext:
         match = _TRACEPARENT.fullmatch(traceparent) if 0 < len(traceparent) <= 512 else None
         if match is None or (match[5] and match[1] == "00"):  # Only later versions may have more to say.
             return cls()
+        kept = tracestate if tracestate and _TRACESTATE.fullmatch(tracestate) else ""
+        if match[1] == "00" and match[4] in _PLAIN_FLAGS:
+            return cls(traceparent, kept)
         flags = int(match[4], 16) & _KNOWN_FLAGS
-        kept = tracestate if _TRACESTATE.fullmatch(tracestate) else ""
         return cls(f"00-{match[2]}-{match[3]}-{flags:02x}", kept)
 
     @classmethod
