@@ -99,6 +99,7 @@ class Edge:
         self._default_deadline = default_deadline
         self._stream_deadline = stream_deadline
         self._arrived = 0
+        self._going_on = 0
         self._refusing = False
 
     def refuse(self) -> None:
@@ -114,6 +115,12 @@ class Edge:
             if seen == self._arrived:
                 return True
         return False
+
+    async def done(self, limit: float) -> None:
+        """Wait until every accepted call has been answered, for at most `limit` seconds."""
+        until = time.monotonic() + limit
+        while self._going_on and time.monotonic() < until:  # noqa: ASYNC110 - a matter of milliseconds, mostly
+            await asyncio.sleep(_MOMENT)
 
     def wrap(self, path: str, handler: Handler) -> Handler:
         """Return a handler for the same method that does what the edge does around `handler`."""
@@ -131,6 +138,7 @@ class Edge:
 
         async def serve(message: Any, context: Context) -> Any:
             self._arrived += 1
+            self._going_on += 1
             call = _Call(name, count)
             place, authorization = _sent_beside(cast("_Metadata", context.invocation_metadata()))
             left = cast("float | None", context.time_remaining())
@@ -158,6 +166,7 @@ class Edge:
                     call.code = CODES[call.status.code]
                     await context.abort(call.code, call.status.message, _details(call.status))
                 finally:
+                    self._going_on -= 1
                     call.tell(span)
 
         return serve

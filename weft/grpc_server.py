@@ -43,7 +43,8 @@ _OPTIONS = {
     "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
 }
 _LINGER = 0.5
-_STUCK = 2.0
+_SENDING = 1.0
+_STUCK = 1.0
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
@@ -128,10 +129,10 @@ class GrpcServer:
         self._edge.refuse()
         if not left:
             await self._edge.quiet(min(_LINGER, seconds))
-        grace = max(0.0, began + seconds - time.monotonic())
+        await self._edge.done(max(0.0, began + seconds - time.monotonic()))
         try:
-            # It was seen never to return, when every caller had been killed at that moment.
-            await asyncio.wait_for(self._server.stop(grace), grace + _STUCK)
+            # What is left is to send the last answers. It was seen never to return.
+            await asyncio.wait_for(self._server.stop(_SENDING if seconds else 0), _SENDING + _STUCK)
         except TimeoutError:
             _log.warning("gRPC did not end in time: going on without it")
 

@@ -62,7 +62,7 @@ async def test_who_knows_the_page_can_verify_every_token(settings: Settings) -> 
         url = f"http://127.0.0.1:{users.service.ops_port}{JWKS_PATH}"
         keys = SigningKeys(fetch_from(url), refresh=300)
         fetching = asyncio.create_task(keys.run())
-        caller = await Verifier(keys, issuer="weft", audience="weft").verify(session.access_token)
+        caller = await Verifier(keys, issuer="weft", audience="weft").verify(f"Bearer {session.access_token}")
         fetching.cancel()
         assert (caller.subject, caller.role) == (session.user_id, "customer")
 
