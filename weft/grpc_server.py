@@ -130,10 +130,10 @@ class GrpcServer:
         if not left:
             await self._edge.quiet(min(_LINGER, seconds))
         await self._edge.done(max(0.0, began + seconds - time.monotonic()))
-        try:
-            # What is left is to send the last answers. It was seen never to return.
-            await asyncio.wait_for(self._server.stop(_SENDING if seconds else 0), _SENDING + _STUCK)
-        except TimeoutError:
+        # What is left is to send the last answers. It was seen never to return, and not to heed a cancellation.
+        stopping = asyncio.ensure_future(self._server.stop(_SENDING if seconds else 0))
+        ended, _ = await asyncio.wait([stopping], timeout=_SENDING + _STUCK)
+        if not ended:
             _log.warning("gRPC did not end in time: going on without it")
 
 

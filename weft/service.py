@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _log = logs.logger("weft.service")
 _PR_SET_PDEATHSIG = 1
+_MOMENT = 2.0
 
 
 class Service:
@@ -415,6 +417,18 @@ async def _run(services: Sequence[Hosted]) -> None:
             one.result()
     finally:
         await asyncio.gather(*(service.stop() for service in services))
+        if stopping.is_set():
+            _see_to_the_end()
+
+
+def _see_to_the_end() -> None:
+    """End this process, if it does not do so by itself now that all is closed.
+
+    A task of a library's that does not heed its cancellation would keep the event loop, and so the process.
+    """
+    last = threading.Timer(_MOMENT, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 def _calm_garbage_collection() -> None:
