@@ -457,3 +457,22 @@ async def test_calls_are_counted_by_method_and_code_and_timed() -> None:
     }
     assert counted == {"OK": 2, "NOT_FOUND": 1, "INTERNAL": None}
     assert metrics.get_sample_value("weft_grpc_call_seconds_count", {"method": method}) == 3
+
+
+async def test_a_stop_of_grpc_that_never_returns_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, released = new_server(), asyncio.Event()
+    await server.start()
+    bare = server._server
+    assert bare is not None
+    stop = bare.stop
+
+    async def never_return(_grace: float) -> None:
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+
+    monkeypatch.setattr(bare, "stop", never_return)
+    async with asyncio.timeout(10):
+        await server.drain(0.1)
+    released.set()
+    await stop(0)
