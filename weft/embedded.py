@@ -38,7 +38,7 @@ __all__ = [
 
 _LOWEST_PORT = 10_240
 _TRIES = 200
-_candidates = itertools.count(os.getpid() * 64)
+_candidates = itertools.count(os.getpid() * 32)
 _CONFIG = """\
 # Written at each start. deploy/nats/nats.conf explains the same settings.
 server_name: {name}
