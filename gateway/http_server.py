@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from weft import ports
+from weft.http_server import Server
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from socket import socket
-
     from uvicorn._types import ASGI3Application
 
     from gateway.protocol import Protocol
@@ -32,7 +29,7 @@ class HttpServer:
         self._app = app
         self._protocol = protocol
         self._port_setting = port_setting
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self.serving: asyncio.Task[None] | None = None
         """Ends when the server does; once started."""
 
@@ -53,7 +50,7 @@ class HttpServer:
             # The protocol keeps its own time, which bytes that begin no request do not reset.
             timeout_keep_alive=math.ceil(self._protocol.limits.idle) + 1,
         )
-        self._server = _Server(config)
+        self._server = Server(config)
         self.serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="http")
         await self._server.listening.wait()
         return self.port
@@ -64,18 +61,3 @@ class HttpServer:
             self._server.config.timeout_graceful_shutdown = math.ceil(seconds)
             self._server.should_exit = True
             await asyncio.gather(self.serving, return_exceptions=True)
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, and tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()

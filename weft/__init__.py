@@ -8,7 +8,7 @@ holds services to that. Behind them, by concept:
     callers      identity  access (rules of the contract)  tokens (JWT, the issuer's keys)
     promises     intents (calls to the outside, timers)  leases
     gRPC         grpc_server  grpc_calls  call_metrics  grpc_client  status (errors)  health  deadlines  breaker  pages
-    operations   service (start to drain)  settings  secret_files  startup  ops  ports  tasks  clock
+    operations   service (start to drain)  settings  secret_files  startup  ops  http_server  ports  tasks  clock
     to be seen   logs  tracing  trace_context
     servers      embedded (a real NATS and PostgreSQL as child processes), with _child, _attached, _postgres
 

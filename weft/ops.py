@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import orjson
@@ -11,11 +10,10 @@ import uvicorn
 from prometheus_client.exposition import choose_encoder
 
 from weft import logs, ports
+from weft.http_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from contextlib import AbstractContextManager
-    from socket import socket
 
     from prometheus_client import CollectorRegistry
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
@@ -57,7 +55,7 @@ class OpsServer:
         self._registry = registry
         self._pages = pages or {}
         self._port_setting = port_setting
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
@@ -79,7 +77,7 @@ class OpsServer:
             timeout_graceful_shutdown=1,
             server_header=False,
         )
-        self._server = _Server(config)
+        self._server = Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="ops")
         await self._server.listening.wait()
         return self.port
@@ -141,18 +139,3 @@ def _result(check: Check) -> str:
 
 def _json(status: str, checks: Mapping[str, str]) -> bytes:
     return orjson.dumps({"status": status, "checks": checks}, option=orjson.OPT_APPEND_NEWLINE)
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the service, and tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        return nullcontext()
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
