@@ -16,6 +16,7 @@ from cli.credentials import make_admin
 from cli.data import DEFAULT_DATA, DataDirectory
 from cli.errors import REFUSED, Problem
 from cli.plan import make_plan
+from cli.ports import is_free
 from cli.scale import parse_scale
 from cli.supervisor import Supervisor
 from cli.system import SERVICES, System, python_module, python_path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cli.screen import Screen
 
 _FORMER_PROCESSES = 30.0
+_TRIES = 3
 _FRAME = 0.1
 _INTERRUPTED = 130
 
@@ -39,14 +41,20 @@ def up(wishes: Wishes, kind: type[System] = System) -> int:
     os.umask(0o077)  # what the system keeps is nobody else's business
     data = DataDirectory.at(wishes.data)
     with data.hold(patience=_FORMER_PROCESSES, waiting=_say_waiting) as held:
-        plan = make_plan(wishes, scale, data, kind)
         make_admin(data.admin_file)
-        data.retire_run()
-        try:
-            run = _Run(wishes, data, plan, held)
-        except CannotStart as reason:
-            raise Problem(str(reason)) from None
-        return asyncio.run(run.serve())
+        for tries_left in reversed(range(_TRIES)):
+            plan = make_plan(wishes, scale, data, kind)
+            data.retire_run()
+            try:
+                return asyncio.run(_Run(wishes, data, plan, held).serve())
+            except CannotStart as reason:
+                raise Problem(str(reason)) from None
+            except Problem:
+                # Ours have all ended: whoever listens on one of our ports now was quicker to take it.
+                if not tries_left or all(map(is_free, plan.system.ports.values())):
+                    raise
+                print("somebody took a port meanwhile: starting again on others", file=sys.stderr, flush=True)
+    raise AssertionError("the last try returns or raises")
 
 
 def down(folder: Path, patience: float) -> str:

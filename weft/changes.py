@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from weft.tasks import happens
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -49,8 +51,5 @@ class Watch:
 
     async def wait(self, seconds: float) -> None:
         """Return at the next change, or after `seconds`: another instance may have changed it."""
-        try:
-            await asyncio.wait_for(self._event.wait(), seconds)
-        except TimeoutError:
-            return
-        self._event.clear()
+        if await happens(self._event, seconds):
+            self._event.clear()

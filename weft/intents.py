@@ -21,7 +21,7 @@ from weft.database import is_lost
 from weft.leases import LeaseLost
 from weft.letters import RetryPolicy, describe
 from weft.pull import BrokerTrouble
-from weft.tasks import end
+from weft.tasks import end, happens
 from weft.tracing import TraceContext
 from weft.work import Failed, Load, Origin, Unit, UnitOfWork
 
@@ -134,7 +134,7 @@ class Intents:
                         raise
                     _log.warning("intents wait for the database", error=describe(error))
                     wait = _SWEEP
-                await self._sleep(wait)
+                await happens(self._woken, wait)
                 if settling.done():
                     settling.result()
         finally:
@@ -142,12 +142,6 @@ class Intents:
             self._calling.clear()
             self._firing.clear()
             self._outcomes.clear()
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
-        except TimeoutError:
-            return
 
     async def _begin_due(self) -> float:
         """Begin what is due and not running; return seconds until there may be more to do."""

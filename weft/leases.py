@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from weft import logs, tables
 from weft.database import is_lost
-from weft.tasks import end
+from weft.tasks import end, happens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -85,15 +85,9 @@ class Leases:
             while True:
                 self._woken.clear()
                 await self._round()
-                await self._sleep(self._patience / 3)
+                await happens(self._woken, self._patience / 3)
         finally:
             await self._release()
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
-        except TimeoutError:
-            return
 
     async def _round(self) -> None:
         for name, task in list(self._running.items()):

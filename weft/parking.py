@@ -16,6 +16,7 @@ from weft.clock import micros
 from weft.database import is_lost
 from weft.leases import LeaseLost
 from weft.letters import Letter, describe
+from weft.tasks import happens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,13 +91,7 @@ class Parking:
                 await self._retry(lease, keys)
             wait = min((at - now for at in (self._due or due).values()), default=1_000_000) / 1_000_000
             if wait > 0:
-                await self._sleep(min(wait, _LOOK_AGAIN))
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            return
+                await happens(self._changed, min(wait, _LOOK_AGAIN))
 
     async def _look(self) -> dict[str, int]:
         def look(t: Transaction) -> dict[str, int]:

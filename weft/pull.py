@@ -16,6 +16,7 @@ from nats.js.errors import APIError
 
 from weft import logs
 from weft.events import Delivery
+from weft.tasks import happens
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -97,9 +98,7 @@ class Pull:
             self._check()
             self._arrived.clear()
             await self._ask()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), self._heartbeat)
-            except TimeoutError:
+            if not await happens(self._arrived, self._heartbeat):
                 self._silent = 0 if self._heard else self._silent + 1
                 self._heard = False
                 if self._silent == _SILENT:

@@ -17,6 +17,7 @@ from weft.clock import micros
 from weft.database import is_lost
 from weft.events import context_of, headers_of, subject_of
 from weft.pull import BrokerTrouble
+from weft.tasks import happens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,13 +92,7 @@ class Relay:
                 _log.warning("the outbox waits for the database", error=str(error))
                 wait = _SWEEP
             if wait:
-                await self._sleep(wait)
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
-        except TimeoutError:
-            return
+                await happens(self._woken, wait)
 
     async def publish_some(self, lease: Lease) -> bool:
         """Publish up to one batch; return whether more may be waiting. Raises when the broker takes nothing."""

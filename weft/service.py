@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 _log = logs.logger("weft.service")
 _PR_SET_PDEATHSIG = 1
 _MOMENT = 2.0
+_CLOSING = 4.0  # within the time that `weft up` and container engines give a process to end
 
 
 class Service:
@@ -355,6 +356,8 @@ class _Settings(Protocol):
     def log_format(self) -> Literal["auto", "json", "text"]: ...
     @property
     def die_with_parent(self) -> bool: ...
+    @property
+    def drain_seconds(self) -> float: ...
 
 
 class Hosted(Protocol):
@@ -416,17 +419,22 @@ async def _run(services: Sequence[Hosted]) -> None:
         for one in done:
             one.result()
     finally:
+        # A task that does not heed its cancellation, be it a library's, would keep the process.
+        _end_after(max(service.settings.drain_seconds for service in services) + _CLOSING, exit_code=1)
         await asyncio.gather(*(service.stop() for service in services))
         if stopping.is_set():
-            _see_to_the_end()
+            _end_after(_MOMENT, exit_code=0)
 
 
-def _see_to_the_end() -> None:
-    """End this process, if it does not do so by itself now that all is closed.
+def _end_after(seconds: float, exit_code: int) -> None:
+    """End this process, if it does not do so by itself before."""
 
-    A task of a library's that does not heed its cancellation would keep the event loop, and so the process.
-    """
-    last = threading.Timer(_MOMENT, os._exit, (0,))
+    def end_now() -> None:
+        if exit_code:
+            _log.error("not everything could be stopped in time: ending without it")
+        os._exit(exit_code)
+
+    last = threading.Timer(seconds, end_now)
     last.daemon = True
     last.start()
 

@@ -1,4 +1,4 @@
-"""Ending tasks for certain."""
+"""Waiting, and ending tasks, for certain."""
 
 from __future__ import annotations
 
@@ -19,3 +19,17 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         await asyncio.wait(going_on, timeout=_AGAIN)
     await asyncio.gather(*tasks, return_exceptions=True)  # so that no error counts as unseen
+
+
+async def happens(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for `event`, at most `seconds`; tell whether it is set.
+
+    `asyncio.wait_for` would do, were it not for the cancellation that it loses before Python 3.12: a task group
+    cancels its tasks once, and would then wait for ever.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True

@@ -26,6 +26,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from weft.tasks import happens
 from weft.trace_context import Elsewhere, TraceContext
 
 if TYPE_CHECKING:
@@ -186,9 +187,7 @@ class Tracing:
         done = asyncio.Event()
         thread = threading.Thread(target=_shut_down, args=(self._provider, loop, done), daemon=True)
         thread.start()
-        try:
-            await asyncio.wait_for(done.wait(), timeout)
-        except TimeoutError:
+        if not await happens(done, timeout):
             _log.warning("the last spans were not exported within %s s: is the collector up?", timeout)
 
 

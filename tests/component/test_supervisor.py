@@ -52,7 +52,12 @@ def end(*_):
     os._exit(0)
 signal.signal(signal.SIGTERM, end)
 print(name, "was here", flush=True)
-http.server.HTTPServer(("127.0.0.1", port), Ready).serve_forever()
+try:
+    serving = http.server.HTTPServer(("127.0.0.1", port), Ready)
+except OSError as error:
+    print(name, error, file=sys.stderr, flush=True)
+    os._exit(2)
+serving.serve_forever()
 """
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
 
@@ -450,3 +455,30 @@ async def test_a_second_interrupt_kills_at_once(up: Callable[..., Up]) -> None:
     await eventually(lambda: "stopping" in weft.said)
     weft.process.send_signal(signal.SIGINT)
     assert await weft.ended() == 130
+
+
+def test_a_port_that_somebody_takes_meanwhile_is_exchanged_for_another(tmp_path: Path) -> None:
+    robbing = """
+        if not robbed:
+            robbed.append(socket.create_server(("127.0.0.1", self.ports["order", "ops"])))
+"""
+    script = UP.replace("import sys\n", "import socket, sys\nrobbed = []\n", 1).replace(
+        "one_process):\n", f"one_process):{robbing}", 1
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "data"), ""],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "weft is ready: " in line:
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0, said
+    assert "somebody took a port meanwhile: starting again on others" in said
+    assert "weft is ready: " in said

@@ -147,6 +147,10 @@ class WholeSystem:
         """Return every process of the system but the supervisor."""
         return {pid for pid, _ in self._parts().values()}
 
+    def still_alive(self) -> dict[str, int]:
+        """Return the parts whose processes run, with the pids that run.json last named."""
+        return {name: pid for name, (pid, _) in self._parts().items() if is_alive(pid)}
+
     def send(self, name: str, number: signal.Signals) -> None:
         """Send a signal to the process that hosts a part."""
         os.kill(self.pid(name), number)

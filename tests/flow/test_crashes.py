@@ -80,8 +80,7 @@ async def test_a_system_that_is_stopped_in_the_middle_of_things_goes_on_where_it
 async def test_processes_end_with_a_supervisor_that_was_killed_and_the_next_one_goes_on(shop: Shop) -> None:
     system = shop.system
     placed = await place_some_of_all_kinds(shop)
-    processes = system.pids()
     system.kill_supervisor()
-    await eventually(lambda: not any(map(is_alive, processes)), 30, "every process has ended")
+    await eventually(lambda: not system.still_alive(), 30, "every process has ended")
     await system.start()
     await all_ended(system, placed)
