@@ -175,7 +175,7 @@ class Consumer:
         here = _progress.c.consumer == self.name
         row = t.connection.execute(_progress.select().where(here)).one_or_none()
         if row is None:
-            first = {"position": 0, "stream_made": made, "interrupted": 0, "trying": 0, "tries": 0}
+            first = {"position": 0, "event_id": "", "stream_made": made, "interrupted": 0, "trying": 0, "tries": 0}
             t.connection.execute(_progress.insert().values(consumer=self.name, **first))
             row = t.connection.execute(_progress.select().where(here)).one()
         position = row.position

@@ -35,6 +35,15 @@ Index(
     postgresql_where=outbox.c.published_at.is_(None),
 )
 
+published = Table(
+    "published",
+    metadata,
+    Column("context", Text, primary_key=True),
+    # What the broker last acknowledged: the stream's number and the event's id.
+    Column("seq", BigInteger, nullable=False),
+    Column("event_id", Text, nullable=False),
+)
+
 inbox = Table(
     "inbox",
     metadata,
@@ -56,8 +65,10 @@ progress = Table(
     "progress",
     metadata,
     Column("consumer", Text, primary_key=True),
-    # The stream's sequence up to which everything is handled, parked or dead.
+    # The stream's sequence up to which everything is handled, parked or dead, and the id of the event there: if the
+    # stream has another one there now, it lost its tail.
     Column("position", BigInteger, nullable=False),
+    Column("event_id", Text, nullable=False),
     # When that stream was made: another one of the same name is read from its beginning.
     Column("stream_made", BigInteger, nullable=False),
     # Starts in a row that found deliveries which their receiver never committed.
@@ -130,3 +141,23 @@ Index(
     sqlite_where=intents.c.starts_with.is_not(None),
     postgresql_where=intents.c.starts_with.is_not(None),
 )
+
+read_models = Table(
+    "read_models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # The build that serves, and the one in progress; 0 for none.
+    Column("generation", Integer, nullable=False),
+    Column("building", Integer, nullable=False),
+    Column("begun_at", BigInteger, nullable=False),
+)
+
+actions = Table(
+    "actions",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("actor", "action", "target", "why", "outcome")),
+    sqlite_autoincrement=True,
+)
+Index("actions_by_target", actions.c.target)

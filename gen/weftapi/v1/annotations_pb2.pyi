@@ -43,5 +43,10 @@ ACCESS_ADMIN: Access.ValueType  # 2
 Global___Access: _TypeAlias = Access  # noqa: Y015
 
 ACCESS_FIELD_NUMBER: _builtins.int
+HOSTED_BY_FIELD_NUMBER: _builtins.int
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access.ValueType]
 """Who may call the method."""
+hosted_by: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _builtins.str]
+"""The request field that says which of several servers a call is for. Each server hosts the whole service, and a gateway
+has a backend for each, by that field's value.
+"""

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -78,6 +79,8 @@ class _CancelReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CancelRe
     """The customer asked for it."""
     CANCEL_REASON_DEADLINE_EXCEEDED: _CancelReason.ValueType  # 4
     """Payment, stock and shipment were not all arranged before the deadline."""
+    CANCEL_REASON_OPERATOR_REQUEST: _CancelReason.ValueType  # 5
+    """An operator cancelled it."""
 
 class CancelReason(_CancelReason, metaclass=_CancelReasonEnumTypeWrapper):
     """Why an order was cancelled."""
@@ -92,6 +95,8 @@ CANCEL_REASON_CUSTOMER_REQUEST: CancelReason.ValueType  # 3
 """The customer asked for it."""
 CANCEL_REASON_DEADLINE_EXCEEDED: CancelReason.ValueType  # 4
 """Payment, stock and shipment were not all arranged before the deadline."""
+CANCEL_REASON_OPERATOR_REQUEST: CancelReason.ValueType  # 5
+"""An operator cancelled it."""
 Global___CancelReason: _TypeAlias = CancelReason  # noqa: Y015
 
 @_typing.final
@@ -330,6 +335,7 @@ class ListOrdersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    UNFINISHED_FOR_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many to return: 1 to 1000; 0 means 50."""
     page_token: _builtins.str
@@ -338,6 +344,10 @@ class ListOrdersRequest(_message.Message):
     """Only this user's orders; empty for all that the caller may see."""
     state: Global___OrderState.ValueType
     """Only orders in this state; unspecified for all."""
+    @_builtins.property
+    def unfinished_for(self) -> _duration_pb2.Duration:
+        """Only orders that are PENDING or CANCELLING, and have not changed for this long."""
+
     def __init__(
         self,
         *,
@@ -345,10 +355,11 @@ class ListOrdersRequest(_message.Message):
         page_token: _builtins.str = ...,
         user_id: _builtins.str = ...,
         state: Global___OrderState.ValueType = ...,
+        unfinished_for: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unfinished_for", b"unfinished_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state", "unfinished_for", b"unfinished_for", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,16 +400,22 @@ class CancelOrderRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
+    OPERATOR_NOTE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order's id."""
+    operator_note: _builtins.str
+    """Why an operator cancels it, which is written down with who did. For admins alone, and then the order's `cancel_reason`
+    is OPERATOR_REQUEST. Empty for the customer's own request.
+    """
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
+        operator_note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operator_note", b"operator_note", "order_id", b"order_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
