@@ -24,7 +24,8 @@ def options(arguments: list[str] | None = None) -> dict[str, Any]:
         dest="backends",
         action="append",
         metavar="SERVICE=TARGET",
-        help="where a service is, as in pkg.v1.Service=host:port; may be repeated",
+        help="where a service is, as in pkg.v1.Service=host:port, or pkg.v1.Service/name=host:port for one of its "
+        "hosts; may be repeated",
     )
     parser.add_argument("--host", help="address on which to listen (127.0.0.1)")
     parser.add_argument("--port", metavar="N", help="port on which to listen (8080); 0 takes any free one")

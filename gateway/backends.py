@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from weft import connect
+import grpc
+
+from gateway.errors import refusal
+from weft import CannotStart, connect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    import grpc
     from google.protobuf.descriptor import ServiceDescriptor
+    from google.protobuf.message import Message
 
     from weft import Tracing
 
@@ -25,10 +28,10 @@ class Backends:
     def __init__(
         self, targets: Mapping[str, str], services: Mapping[str, ServiceDescriptor], *, tracing: Tracing, timeout: float
     ) -> None:
-        """`targets` and `services` are by the full names of the services."""
+        """`services` are by their full names; `targets` too, or by `pkg.v1.Service/host` for one that many host."""
         by_target: dict[str, list[ServiceDescriptor]] = {}
-        for name, target in targets.items():
-            by_target.setdefault(target, []).append(services[name])
+        for backend, target in targets.items():
+            by_target.setdefault(target, []).append(services[service_of(backend)])
         channels = {
             target: connect(target, tracing=tracing, services=behind, timeout=timeout)
             for target, behind in by_target.items()
@@ -38,10 +41,53 @@ class Backends:
 
     def unary(self, service: str, method: str) -> Call:
         """Return what calls a method with one request and one answer, both encoded."""
-        channel = self._channels[self._targets[service]]
-        call: Call = channel.unary_unary(f"/{service}/{method}")
+        return self._unary(service, f"/{service}/{method}")
+
+    def hosted(self, service: str, method: str, request: type[Message], field: str) -> Call:
+        """Return what calls a method of a service that many host: at the one which `field` of the request names.
+
+        It raises `Refusal` (404) for a host without a backend.
+        """
+        hosts = {host: key for key in self._targets for name, _, host in [key.partition("/")] if name == service}
+        calls = {host: self._unary(key, f"/{service}/{method}") for host, key in hosts.items()}
+
+        def call(encoded: bytes, **options: Any) -> Awaitable[bytes]:
+            host = getattr(request.FromString(encoded), field)
+            if (found := calls.get(host)) is None:
+                message = f"there is no {field} {host!r}: there are {', '.join(sorted(calls))}"
+                raise refusal(404, grpc.StatusCode.NOT_FOUND, "HOST_NOT_FOUND", message)
+            return found(encoded, **options)
+
+        return call
+
+    def _unary(self, backend: str, path: str) -> Call:
+        call: Call = self._channels[self._targets[backend]].unary_unary(path)
         return call
 
     async def close(self) -> None:
         """Close the channels."""
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+
+def service_of(backend: str) -> str:
+    """Return the service of a backend: of `pkg.v1.Service/host` what comes before the slash."""
+    return backend.partition("/")[0]
+
+
+def check_hosts(backends: Mapping[str, str], hosted_by: Mapping[str, str]) -> None:
+    """Check that services which many host, and no others, have a backend for each host.
+
+    `hosted_by` has the field that says which, by the service. Raises `CannotStart`.
+    """
+    for backend, target in backends.items():
+        service, slash, host = backend.partition("/")
+        if service in hosted_by and not slash:
+            raise CannotStart(
+                f"WEFT_GATEWAY_BACKENDS: {service} has many hosts, and the field {hosted_by[service]} of a request "
+                f"says which is meant: write {service}/NAME={target}, once for each name"
+            )
+        if slash and service not in hosted_by:
+            raise CannotStart(
+                f"WEFT_GATEWAY_BACKENDS: {service} has one host, as it lacks the option weftapi.v1.hosted_by: write "
+                f"{service}={target} without /{host}, and for several instances ipv4:host:port,host:port"
+            )

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from weft import CannotStart
+from weftapi.v1 import annotations_pb2 as weft_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,6 +48,8 @@ class Contract:
         self.pool = descriptor_pool.DescriptorPool()
         self.methods: dict[str, list[Method]] = {}
         """The methods of each service, by its full name."""
+        self.hosted_by: dict[str, str] = {}
+        """Of each service that many servers host, the field of its requests that says which."""
         self._add_all(files)
         for file in files.file:
             for service in file.service:
@@ -55,6 +58,8 @@ class Contract:
                 self.methods[found.full_name] = [
                     Method(method, _rule_of(rules[method.name])) for method in found.methods
                 ]
+                if field := _host_field_of(service.options):
+                    self.hosted_by[found.full_name] = field
 
     @classmethod
     def load(cls, path: Path) -> Contract:
@@ -119,6 +124,10 @@ def _known(name: str) -> FileDescriptorProto:
 def _rule_of(options: Any) -> HttpRule | None:
     extension = annotations_pb2.http
     return options.Extensions[extension] if options.HasExtension(extension) else None
+
+
+def _host_field_of(options: Any) -> str:
+    return str(options.Extensions[weft_annotations.hosted_by])
 
 
 def rules_of(method: Method) -> Iterator[HttpRule]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry
 
 from gateway.app import App
-from gateway.backends import Backends
+from gateway.backends import Backends, check_hosts, service_of
 from gateway.descriptors import Contract
 from gateway.errors import ErrorWriter
 from gateway.http_server import HttpServer
@@ -55,8 +55,8 @@ class Gateway:
         self.ops_port = 0
         contract = Contract.load(settings.gateway_descriptors)
         self._backends = self._connect(contract)
-        router, self.routes = make_routes(contract, settings.gateway_backends, self._backends)
-        self._unserved = sorted(set(contract.methods) - set(settings.gateway_backends))
+        router, self.routes = make_routes(contract, map(service_of, settings.gateway_backends), self._backends)
+        self._unserved = sorted(set(contract.methods) - set(map(service_of, settings.gateway_backends)))
         errors, counted = ErrorWriter(contract.pool), Metrics(self.metrics)
         self._app = App(
             router,
@@ -136,13 +136,15 @@ class Gateway:
 
     def _connect(self, contract: Contract) -> Backends:
         settings = self.settings
-        for service in settings.gateway_backends:
+        names = dict.fromkeys(map(service_of, settings.gateway_backends))
+        for service in names:
             if service not in contract.methods:
                 known = ", ".join(sorted(contract.methods)) or "no service at all"
                 raise CannotStart(
                     f"WEFT_GATEWAY_BACKENDS: {service} is not in {settings.gateway_descriptors}, which has {known}"
                 )
-        services = {name: contract.service(name) for name in settings.gateway_backends}
+        check_hosts(settings.gateway_backends, contract.hosted_by)
+        services = {name: contract.service(name) for name in names}
         return Backends(settings.gateway_backends, services, tracing=self.tracing, timeout=settings.gateway_max_timeout)
 
     def _for_browsers(self, app: ASGI3Application) -> ASGI3Application:

@@ -57,7 +57,7 @@ def make_routes(contract: Contract, served: Iterable[str], backends: Backends) -
     router: Router[Route] = Router()
     routes: list[Route] = []
     codec = Codec(contract.pool)
-    for service in served:
+    for service in dict.fromkeys(served):
         for method in contract.methods[service]:
             for rule in rules_of(method):
                 route = _add(router, contract, codec, method, rule, backends)
@@ -81,7 +81,7 @@ def _add(
             path=path,
             rpc=method.name,
             mapping=mapping,
-            call=_call(method, backends),
+            call=_call(contract, method, request, backends),
             decode=reply.FromString,
             encode=_encoder(codec, reply, rule.response_body),
         )
@@ -103,11 +103,17 @@ def _pattern(rule: HttpRule) -> tuple[str, str]:
     return rule.custom.kind.upper(), rule.custom.path
 
 
-def _call(method: Method, backends: Backends) -> Call | None:
+def _call(contract: Contract, method: Method, request: type[Message], backends: Backends) -> Call | None:
     descriptor = method.descriptor
     if descriptor.client_streaming or descriptor.server_streaming:
         return None
-    return backends.unary(descriptor.containing_service.full_name, descriptor.name)
+    service = descriptor.containing_service.full_name
+    if (field := contract.hosted_by.get(service)) is None:
+        return backends.unary(service, descriptor.name)
+    found = descriptor.input_type.fields_by_name.get(field)
+    if found is None or found.type != found.TYPE_STRING or found.is_repeated:
+        raise CannotServe(f"{descriptor.input_type.full_name} has no text field {field}, which is to say the host")
+    return backends.hosted(service, descriptor.name, request, field)
 
 
 def _encoder(codec: Codec, reply: type[Message], response_body: str) -> Callable[[Message], bytes]:

@@ -12,8 +12,8 @@ from pydantic_settings import NoDecode
 
 from weft.settings import ProcessSettings
 
-_BETWEEN = re.compile(r"[\s;]+|,\s*(?=[A-Za-z_][\w.]*=)")
-_SERVICE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_BETWEEN = re.compile(r"[\s;]+|,\s*(?=[A-Za-z_][\w.]*(?:/[\w.-]+)?=)")
+_SERVICE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(/[\w.-]+)?")
 _ORIGIN = re.compile(r"\*|https?://[^/\s*]+")
 
 
@@ -23,7 +23,8 @@ class GatewaySettings(ProcessSettings):
     gateway_descriptors: Path = Field(description="File with the FileDescriptorSet of the services, imports included.")
     gateway_backends: Annotated[Mapping[str, str], NoDecode] = Field(
         description="Where each service is, as in pkg.v1.Service=host:port, with spaces, semicolons or commas between; "
-        "any gRPC target will do, as in pkg.v1.Service=ipv4:10.0.0.1:50051,10.0.0.2:50051."
+        "any gRPC target will do, as in pkg.v1.Service=ipv4:10.0.0.1:50051,10.0.0.2:50051. A service that many host "
+        "has a backend for each, as in pkg.v1.Service/name=host:port."
     )
     gateway_host: str = Field("127.0.0.1", description="Address on which the gateway listens.")
     gateway_port: int = Field(8080, ge=0, le=65535, description="Port on which it listens; 0 takes any free one.")
@@ -66,7 +67,7 @@ class GatewaySettings(ProcessSettings):
             raise ValueError("name at least one service, as in pkg.v1.Service=host:port")
         for service, target in value.items():
             if not _SERVICE.fullmatch(service):
-                raise ValueError(f"{service!r} is not the full name of a service, as in pkg.v1.Service")
+                raise ValueError(f"{service!r} is not the full name of a service, as in pkg.v1.Service or .../name")
             if ":" not in target:
                 raise ValueError(f"the target of {service} must look like host:port, and is {target!r}")
         return value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import grpc
 import pytest
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from sqlalchemy import text
 
@@ -78,6 +78,12 @@ def violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
 def reason(error: grpc.aio.AioRpcError) -> str:
     """Return the machine-readable reason of a refusal, from its ErrorInfo detail."""
     return _detail(error, ErrorInfo()).reason
+
+
+def retry_seconds(error: grpc.aio.AioRpcError) -> float:
+    """Return after how many seconds an UNAVAILABLE says to try again, from its RetryInfo detail."""
+    assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+    return _detail(error, RetryInfo()).retry_delay.ToTimedelta().total_seconds()
 
 
 def _detail(error: grpc.aio.AioRpcError, kind: M) -> M:

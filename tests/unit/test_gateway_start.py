@@ -95,11 +95,23 @@ def test_descriptors_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 def test_the_contract_of_the_shop_can_be_served() -> None:
     contract = Contract.load(COMMERCE)
-    gateway = Gateway(
-        GatewaySettings(gateway_descriptors=COMMERCE, gateway_backends=dict.fromkeys(contract.methods, "127.0.0.1:1"))
-    )
+    names = [f"{name}/order" if name in contract.hosted_by else name for name in contract.methods]
+    backends = dict.fromkeys(names, "127.0.0.1:1")
+    gateway = Gateway(GatewaySettings(gateway_descriptors=COMMERCE, gateway_backends=backends))
     routes = {f"{route.method} {route.path}" for route in gateway.routes}
     assert {"POST /v1/orders", "GET /v1/orders/{order_id}:watch", "PATCH /v1/products/{product.sku}"} <= routes
+
+
+@pytest.mark.parametrize(
+    ("backend", "why"),
+    [
+        ("weftapi.v1.OperationsService", r"the field service of .*: write weftapi.v1.OperationsService/NAME=h:1, once"),
+        ("commerce.order.v1.OrderService/two", r"write commerce.order.v1.OrderService=h:1 without /two"),
+    ],
+)
+def test_a_service_has_a_backend_for_each_host_if_the_contract_says_so(backend: str, why: str) -> None:
+    with pytest.raises(CannotStart, match=why):
+        Gateway(GatewaySettings(gateway_descriptors=COMMERCE, gateway_backends={backend: "h:1"}))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +121,7 @@ def test_the_contract_of_the_shop_can_be_served() -> None:
         ("a.B=h:1,c.D=ipv4:1.1.1.1:1,2.2.2.2:2", {"a.B": "h:1", "c.D": "ipv4:1.1.1.1:1,2.2.2.2:2"}),
         (" a.B=ipv4:1.1.1.1:1,2.2.2.2:2 \n c.D=[::1]:2 ", {"a.B": "ipv4:1.1.1.1:1,2.2.2.2:2", "c.D": "[::1]:2"}),
         ("a.B=dns:///h:1; c.D=h:2", {"a.B": "dns:///h:1", "c.D": "h:2"}),
+        ("a.B/x=h:1,a.B/y-2=h:2", {"a.B/x": "h:1", "a.B/y-2": "h:2"}),
     ],
 )
 def test_backends_come_from_the_environment(
