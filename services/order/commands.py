@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from services.order import store
-from services.order.domain import Order, State
-from weft.domain import NotFound
+from services.order.domain import CancelReason, Order, State
+from weft.domain import NotFound, PermissionDenied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,15 +47,25 @@ def place_order(
     return order
 
 
-def cancel_order(work: UnitOfWork, order_id: str, caller: Caller) -> Order:
-    """Cancel an order as its customer wants.
+def cancel_order(work: UnitOfWork, order_id: str, caller: Caller, operator_note: str = "") -> Order:
+    """Cancel an order as its customer wants; with `operator_note` as an operator does, which is written down.
 
-    Raises `NotFound`, also for one that the caller may not see, and `Refused` once it is shipped.
+    What changes nothing is not written down: the order is cancelled already, or shipping is asked already.
+    Raises `NotFound`, also for one that the caller may not see, `PermissionDenied` for a note that is not an
+    admin's, and `Refused` once the order is shipped.
     """
+    if operator_note and not caller.is_admin:
+        raise PermissionDenied("only an admin may cancel as an operator: leave operator_note out")
     order = work.get(store.orders, order_id)
     if order is None or not caller.may_see(order.user_id):
         raise NotFound("order", order_id)
-    return change_order(work, order_id, Order.cancel)
+    if not operator_note:
+        return change_order(work, order_id, Order.cancel)
+    before = order.state
+    change_order(work, order_id, partial(Order.cancel, reason=CancelReason.OPERATOR_REQUEST))
+    if order.state is not before:
+        work.record_action("cancel_order", order_id, operator_note, f"from {before} to {order.state}")
+    return order
 
 
 def change_order(work: UnitOfWork, order_id: str, happened: Callable[[Order, datetime], None]) -> Order:

@@ -1,7 +1,7 @@
 """Where an order is decided: what may be ordered, and what happens to an order until it ends.
 
-While an order is PENDING, it alone decides: a failure, the customer's cancel, the deadline and a prepared
-shipment race, and the first one wins. Once it is CONFIRMED, shipping decides between dispatch and cancel.
+While an order is PENDING, it alone decides: a failure, a cancel, the deadline and a prepared shipment race, and the
+first one wins. Once it is CONFIRMED, shipping decides between dispatch and cancel.
 An event that comes twice, or too late to matter, changes nothing.
 """
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 MAX_LINES = 100
 MAX_QUANTITY = 10_000
 MAX_TOKEN = 256
+MAX_NOTE = 1000
 
 
 class State(StrEnum):
@@ -53,6 +54,10 @@ class State(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+UNFINISHED = (State.PENDING, State.CANCELLING)
+"""States in which an order waits for a decision, which should come soon."""
+
+
 class CancelReason(StrEnum):
     """Why an order was cancelled; the names are those of the protobuf enum without their prefix."""
 
@@ -60,6 +65,7 @@ class CancelReason(StrEnum):
     OUT_OF_STOCK = "OUT_OF_STOCK"
     CUSTOMER_REQUEST = "CUSTOMER_REQUEST"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    OPERATOR_REQUEST = "OPERATOR_REQUEST"
 
 
 class Line(NamedTuple):
@@ -107,6 +113,7 @@ class Order(Aggregate):
         self.user_id = user_id
         self.state = state
         self.cancel_reason = cancel_reason
+        """Why it is cancelled; while CANCELLING, why it will be if shipping agrees."""
         self.lines = lines
         self.total = total
         self.ship_to = ship_to
@@ -179,33 +186,38 @@ class Order(Aggregate):
             self._enter(State.CONFIRMED, now)
             self.record(OrderConfirmed(order_id=self.order_id))
 
-    def cancel(self, now: datetime) -> None:
-        """The customer wants it cancelled: done at once while PENDING, shipping's decision while CONFIRMED.
+    def cancel(self, now: datetime, reason: CancelReason = CancelReason.CUSTOMER_REQUEST) -> None:
+        """Somebody wants it cancelled: done at once while PENDING, shipping's decision while CONFIRMED.
 
-        Raises `Refused` once it is shipped. Cancelling a cancelled order changes nothing.
+        Raises `Refused` once it is shipped. Cancelling a cancelled order changes nothing, nor does asking again: the
+        first reason stands.
         """
         if self.state is State.PENDING:
-            self._cancelled(CancelReason.CUSTOMER_REQUEST, now)
+            self._cancelled(reason, now)
         elif self.state is State.CONFIRMED:
             self._enter(State.CANCELLING, now)
+            self.cancel_reason = reason
             self.record(OrderCancelRequested(order_id=self.order_id))
         elif self.state in (State.SHIPPED, State.COMPLETED):
             raise Refused("ORDER_ALREADY_SHIPPED", f"order {self.order_id} is shipped and can no longer be cancelled")
 
     def shipment_cancelled(self, now: datetime) -> None:
-        """Shipping stopped the shipment, as the customer asked."""
+        """Shipping stopped the shipment, as it was asked."""
         if self.state is State.CANCELLING:
-            self._cancelled(CancelReason.CUSTOMER_REQUEST, now)
+            # An order that was CANCELLING before the reason was kept had none: only customers asked then.
+            self._cancelled(self.cancel_reason or CancelReason.CUSTOMER_REQUEST, now)
 
     def shipment_dispatched(self, now: datetime) -> None:
-        """The shipment is with the carrier: if the customer asked for a cancel, it came too late."""
+        """The shipment is with the carrier: if somebody asked for a cancel, it came too late."""
         if self.state in (State.CONFIRMED, State.CANCELLING):
             self._enter(State.SHIPPED, now)
+            self.cancel_reason = None
 
     def shipment_delivered(self, now: datetime) -> None:
         """The customer has it. This may be heard before the dispatch, if that was set aside and retried."""
         if self.state in (State.CONFIRMED, State.CANCELLING, State.SHIPPED):
             self._enter(State.COMPLETED, now)
+            self.cancel_reason = None
             self.record(OrderCompleted(order_id=self.order_id))
 
     def _cancelled(self, reason: CancelReason, now: datetime) -> None:

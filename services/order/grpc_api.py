@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from commerce.order.v1 import order_service_pb2 as api
 from commerce.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services.order import commands, domain, queries, store
-from services.order.domain import State
+from services.order.domain import MAX_NOTE, State
 from weft import timestamp
-from weft.domain import InvalidInput, PermissionDenied, Unavailable, Violation, check_id, new_id
+from weft.domain import InvalidInput, PermissionDenied, Unavailable, Violation, check_id, new_id, text_violations
 from weft.identity import caller
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from grpc.aio import ServicerContext
 
@@ -89,6 +89,7 @@ class OrderApi(OrderServiceServicer):
             request.page_token,
             user_id=_whose(request),
             state=_state(request.state),
+            unfinished_since=_unfinished_since(request, self._writer.clock.now()),
         )
         return api.ListOrdersResponse(orders=map(_message, page), next_page_token=token)
 
@@ -97,7 +98,10 @@ class OrderApi(OrderServiceServicer):
         request: api.CancelOrderRequest,
         context: ServicerContext[api.CancelOrderRequest, api.CancelOrderResponse],
     ) -> api.CancelOrderResponse:
-        order = await self._writer.run(commands.cancel_order, check_id("order_id", request.order_id), caller())
+        order_id = check_id("order_id", request.order_id)
+        if wrong := text_violations("operator_note", request.operator_note, MAX_NOTE):
+            raise InvalidInput(*wrong)
+        order = await self._writer.run(commands.cancel_order, order_id, caller(), request.operator_note)
         return api.CancelOrderResponse(order=_message(order))
 
     async def WatchOrder(
@@ -148,15 +152,34 @@ def _state(value: api.OrderState.ValueType) -> State | None:
     return State(api.OrderState.Name(value).removeprefix("ORDER_STATE_"))
 
 
+def _unfinished_since(request: api.ListOrdersRequest, now: datetime) -> datetime | None:
+    """Return since when orders are to be unfinished, if that matters. Raises `InvalidInput`."""
+    if not request.HasField("unfinished_for"):
+        return None
+    try:
+        since = now - request.unfinished_for.ToTimedelta()
+    except OverflowError:
+        since = None
+    if since is None or since > now:
+        raise InvalidInput(Violation("unfinished_for", "must be 0 s or more, and at most some centuries"))
+    return since
+
+
 def _message(order: Order) -> api.Order:
     return api.Order(
         order_id=order.order_id,
         user_id=order.user_id,
         state=api.OrderState.Value(f"ORDER_STATE_{order.state}"),
-        cancel_reason=api.CancelReason.Value(f"CANCEL_REASON_{order.cancel_reason or 'UNSPECIFIED'}"),
+        cancel_reason=_cancel_reason(order),
         lines=[line.message() for line in order.lines],
         total=order.total.message(),
         ship_to=order.ship_to,
         create_time=timestamp(order.create_time),
         update_time=timestamp(order.update_time),
     )
+
+
+def _cancel_reason(order: Order) -> api.CancelReason.ValueType:
+    """Return why an order is cancelled; nothing while it only is to be."""
+    reason = order.cancel_reason if order.state is State.CANCELLED else None
+    return api.CancelReason.Value(f"CANCEL_REASON_{reason or 'UNSPECIFIED'}")

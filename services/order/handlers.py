@@ -91,7 +91,7 @@ def shipment_delivered(work: UnitOfWork, event: ShippingDelivered) -> None:
 
 @loads(_order)
 def shipment_cancelled(work: UnitOfWork, event: ShippingCancelled) -> None:
-    """Cancel the order, as its customer asked."""
+    """Cancel the order, as its customer or an operator asked."""
     change_order(work, event.order_id, Order.shipment_cancelled)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.order import store
-from weft import pages
+from services.order.domain import UNFINISHED
+from weft import micros, pages
 from weft.domain import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection
 
@@ -29,15 +31,26 @@ def get_order(connection: Connection, order_id: str, caller: Caller) -> Order:
 
 
 def list_orders(
-    connection: Connection, page_size: int, page_token: str, *, user_id: str = "", state: State | None = None
+    connection: Connection,
+    page_size: int,
+    page_token: str,
+    *,
+    user_id: str = "",
+    state: State | None = None,
+    unfinished_since: datetime | None = None,
 ) -> tuple[Sequence[Order], str]:
-    """Return a page of orders, newest first, and the next page's token. Raises `InvalidInput`."""
+    """Return a page of orders, newest first, and the next page's token; all that is given limits them.
+
+    `unfinished_since` lets through what waits for a decision, and has done so since then. Raises `InvalidInput`.
+    """
     size = pages.size_of(page_size)
     query = _orders.select().order_by(_orders.c.order_id.desc()).limit(size + 1)
     if user_id:
         query = query.where(_orders.c.user_id == user_id)
     if state is not None:
         query = query.where(_orders.c.state == state.value)
+    if unfinished_since is not None:
+        query = query.where(_orders.c.state.in_(UNFINISHED), _orders.c.update_time <= micros(unfinished_since))
     if position := pages.position_of(page_token, str):
         query = query.where(_orders.c.order_id < position[0])
     orders = store.orders.from_rows(connection.execute(query))

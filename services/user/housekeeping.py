@@ -35,7 +35,7 @@ def timer(schedule: Schedule) -> Timer:
     def fire(work: UnitOfWork, _key: str, _payload: Mapping[str, Any]) -> None:
         keep_house(work, schedule)
 
-    return Timer(_KIND, fire)
+    return Timer(_KIND, fire, standing=True)
 
 
 def keep_house(work: UnitOfWork, schedule: Schedule) -> None:

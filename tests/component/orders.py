@@ -157,8 +157,8 @@ class Orders:
     async def get(self, order_id: str, user: str = "") -> api.Order:
         return (await self.stub.GetOrder(api.GetOrderRequest(order_id=order_id), metadata=signed(user))).order
 
-    async def cancel(self, order_id: str, user: str = "") -> api.Order:
-        request = api.CancelOrderRequest(order_id=order_id)
+    async def cancel(self, order_id: str, user: str = "", note: str = "") -> api.Order:
+        request = api.CancelOrderRequest(order_id=order_id, operator_note=note)
         return (await self.stub.CancelOrder(request, metadata=signed(user))).order
 
     async def hears(self, *events: Message) -> None:

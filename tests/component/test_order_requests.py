@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from sqlalchemy import event
+from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import event, select
 
 from commerce.order.v1 import order_service_pb2 as api
 from commerce.order.v1.order_events_pb2 import OrderCancelRequested
@@ -22,6 +23,7 @@ from services.order import queries
 from services.order.domain import State
 from tests.component.orders import ordering
 from tests.component.support import reason, refusal, violations
+from weft import tables
 from weft.domain import new_id
 from weft.pages import token_of
 from weft.testing import eventually
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from tests.component.support import Streams
 
 ID_RULE = "must match [A-Za-z0-9_-]{1,64}"
+ADMIN = "ann"
+"""Who calls unless a test says otherwise."""
 MALFORMED_IDS = ("", "no.dots", "nul\0", "x" * 65)
 on_postgres_only = pytest.mark.parametrize("database_server", ["postgres"], indirect=True)
 
@@ -135,6 +139,41 @@ async def test_cancels_at_two_instances_at_once_ask_shipping_once(order_settings
         assert (await second.published(order_id)).count("OrderCancelRequested") == 1
 
 
+async def actions_of(orders: Orders) -> list[tuple[str, ...]]:
+    """Return what operators did: who, what, to what, why."""
+    columns = (getattr(tables.actions.c, name) for name in ("actor", "action", "target", "why", "outcome"))
+    query = select(*columns).order_by(tables.actions.c.id)
+    rows = await orders.service.reader.run(lambda connection: connection.execute(query).all())
+    return [tuple(row) for row in rows]
+
+
+async def test_an_operator_cancels_an_order_and_that_is_written_down_once(orders: Orders) -> None:
+    pending, confirmed = [(await orders.place(user="bob")).order_id for _ in range(2)]
+    await orders.hears(prepared(confirmed))
+    assert (await orders.cancel(pending, note="stolen card")).cancel_reason == api.CANCEL_REASON_OPERATOR_REQUEST
+    asked = await orders.cancel(confirmed, note="the address is a lake")
+    assert (asked.state, asked.cancel_reason) == (api.ORDER_STATE_CANCELLING, api.CANCEL_REASON_UNSPECIFIED)
+    for order_id in (pending, confirmed):
+        await orders.cancel(order_id, note="again")
+    await orders.hears(ShippingCancelled(shipment_id=confirmed, order_id=confirmed))
+    for order_id in (pending, confirmed):
+        assert (await orders.get(order_id)).cancel_reason == api.CANCEL_REASON_OPERATOR_REQUEST
+    assert await actions_of(orders) == [
+        (ADMIN, "cancel_order", pending, "stolen card", "from PENDING to CANCELLED"),
+        (ADMIN, "cancel_order", confirmed, "the address is a lake", "from CONFIRMED to CANCELLING"),
+    ]
+
+
+async def test_customers_are_no_operators_and_what_is_refused_is_not_written_down(orders: Orders) -> None:
+    order_id = (await orders.place(user="bob")).order_id
+    error = await refusal(orders.cancel(order_id, "bob", note="I am the boss"))
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    await orders.hears(prepared(order_id), dispatched(order_id))
+    assert (await refusal(orders.cancel(order_id, note="late"))).code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert list(violations(await refusal(orders.cancel(order_id, note="x" * 1001)))) == ["operator_note"]
+    assert await actions_of(orders) == []
+
+
 async def test_an_order_that_is_not_there_is_not_found(orders: Orders) -> None:
     for call in (orders.get(new_id()), orders.cancel(new_id()), watch(orders, new_id()).read()):
         error = await refusal(call)
@@ -161,6 +200,17 @@ async def test_orders_are_listed_page_by_page_newest_first(orders: Orders) -> No
     assert await listed(orders, user_id="carl") == [[]]
 
 
+async def test_orders_that_wait_for_a_decision_are_listed_by_how_long_they_have(orders: Orders) -> None:
+    pending, cancelled, confirmed, cancelling = [(await orders.place()).order_id for _ in range(4)]
+    await orders.cancel(cancelled)
+    await orders.hears(prepared(confirmed), prepared(cancelling))
+    await orders.cancel(cancelling)
+    assert await listed(orders, unfinished_for=Duration()) == [[cancelling, pending]]
+    assert await listed(orders, unfinished_for=Duration(), page_size=1) == [[cancelling], [pending]]
+    assert await listed(orders, unfinished_for=Duration(), state=api.ORDER_STATE_PENDING) == [[pending]]
+    assert await listed(orders, unfinished_for=Duration(seconds=60)) == [[]]
+
+
 async def listed(orders: Orders, **wanted: Any) -> list[list[str]]:
     """Return the ids of the orders on each page."""
     request, pages = api.ListOrdersRequest(**wanted), list[list[str]]()
@@ -180,6 +230,8 @@ async def test_a_list_names_what_is_wrong_with_the_request(orders: Orders) -> No
         {"user_id": "no.dots"},
         {"user_id": "nul\0"},
         {"state": 99},
+        {"unfinished_for": Duration(seconds=-1)},
+        {"unfinished_for": Duration(seconds=10**11)},
     ]
     for fields in wrong:
         error = await refusal(orders.stub.ListOrders(api.ListOrdersRequest(**fields)))

@@ -39,6 +39,10 @@ TOTAL = Money("CHF", 120 * 10**9)
 Step = Callable[[Order, datetime], None]
 
 
+def cancel_as_operator(order: Order, now: datetime) -> None:
+    order.cancel(now, CancelReason.OPERATOR_REQUEST)
+
+
 def place() -> Order:
     return Order.place(order_id="o1", user_id="u1", lines=LINES, ship_to=HOME, payment_token="tok_ok", now=NOW)
 
@@ -67,6 +71,8 @@ MOVES: dict[tuple[Step, State], State] = {
     (Order.deadline_passed, State.PENDING): State.CANCELLED,
     (Order.cancel, State.PENDING): State.CANCELLED,
     (Order.cancel, State.CONFIRMED): State.CANCELLING,
+    (cancel_as_operator, State.PENDING): State.CANCELLED,
+    (cancel_as_operator, State.CONFIRMED): State.CANCELLING,
     (Order.shipment_prepared, State.PENDING): State.CONFIRMED,
     (Order.shipment_cancelled, State.CANCELLING): State.CANCELLED,
     (Order.shipment_dispatched, State.CONFIRMED): State.SHIPPED,
@@ -76,7 +82,9 @@ MOVES: dict[tuple[Step, State], State] = {
     (Order.shipment_delivered, State.SHIPPED): State.COMPLETED,
 }
 STEPS = list(dict.fromkeys(step for step, _ in MOVES))
-REFUSED = [(Order.cancel, State.SHIPPED), (Order.cancel, State.COMPLETED)]
+REFUSED = [
+    (cancel, state) for cancel in (Order.cancel, cancel_as_operator) for state in (State.SHIPPED, State.COMPLETED)
+]
 STAYS = [(step, state) for step in STEPS for state in State if (step, state) not in [*MOVES, *REFUSED]]
 
 
@@ -140,6 +148,7 @@ def test_a_shipped_order_cannot_be_cancelled(step: Step, state: State) -> None:
         (Order.stock_rejected, State.PENDING, CancelReason.OUT_OF_STOCK),
         (Order.deadline_passed, State.PENDING, CancelReason.DEADLINE_EXCEEDED),
         (Order.cancel, State.PENDING, CancelReason.CUSTOMER_REQUEST),
+        (cancel_as_operator, State.PENDING, CancelReason.OPERATOR_REQUEST),
         (Order.shipment_cancelled, State.CANCELLING, CancelReason.CUSTOMER_REQUEST),
     ],
 )
@@ -162,13 +171,20 @@ def test_shipping_is_asked_about_the_cancel_of_a_confirmed_order() -> None:
     order = in_state(State.CONFIRMED)
     order.cancel(LATER)
     assert order.take_recorded() == [OrderCancelRequested(order_id="o1")]
-    assert order.cancel_reason is None
+
+
+def test_who_asked_first_for_the_cancel_of_a_confirmed_order_is_its_reason() -> None:
+    order = in_state(State.CONFIRMED)
+    cancel_as_operator(order, LATER)
+    order.cancel(LATER)
+    order.shipment_cancelled(LATER)
+    assert order.cancel_reason is CancelReason.OPERATOR_REQUEST
 
 
 def test_a_dispatch_overtakes_the_customers_cancel_silently() -> None:
     order = in_state(State.CANCELLING)
     order.shipment_dispatched(LATER)
-    assert (order.state, order.take_recorded()) == (State.SHIPPED, [])
+    assert (order.state, order.cancel_reason, order.take_recorded()) == (State.SHIPPED, None, [])
 
 
 @pytest.mark.parametrize("state", [State.CONFIRMED, State.CANCELLING, State.SHIPPED])
