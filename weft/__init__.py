@@ -5,10 +5,14 @@ holds services to that. Behind them, by concept:
 
     data         database  tables  sql  store  work (unit of work)  writer (and readers)  changes  migrations/
     events       events (CloudEvents)  broker  wire  relay (outbox)  pull  consumer (inbox)  parking  letters
+    read models  views (their rows and functions)  row_store  builds  feeder  read_models
+    losses       acknowledged (by the broker)  lost (events)  recovery (by hand)  scan (of a stream)
     callers      identity  access (rules of the contract)  tokens (JWT, the issuer's keys)
     promises     intents (calls to the outside, timers)  leases
     gRPC         grpc_server  grpc_calls  call_metrics  grpc_client  status (errors)  health  deadlines  breaker  pages
-    operations   service (start to drain)  settings  secret_files  startup  ops  http_server  ports  tasks  clock
+    operators    operations (their rpcs)  letter_box  letter_queries  letter_messages  inspection  backlog  actions
+    operations   service (start to drain)  process (from start to end)  settings  secret_files  startup  ops
+                 http_server  ports  tasks  clock  crash_points
     to be seen   logs  tracing  trace_context
     servers      embedded (a real NATS and PostgreSQL as child processes), with _child, _attached, _postgres
 
@@ -28,15 +32,19 @@ if TYPE_CHECKING:
     from weft.consumer import Subscription, loads
     from weft.grpc_client import connect
     from weft.intents import Intent, Timer
-    from weft.service import Service, run
+    from weft.process import run
+    from weft.read_models import ModelReader
+    from weft.service import Service
     from weft.settings import Environment, ServiceSettings
     from weft.startup import CannotStart
     from weft.store import EventStore, Store
     from weft.tracing import Tracing
+    from weft.views import Build, Projection, ReadModel, Rows, View
     from weft.work import Load, UnitOfWork
     from weft.writer import Reader, Writer
 
 _HOME = {
+    "Build": "weft.views",
     "CannotStart": "weft.startup",
     "Changes": "weft.changes",
     "CircuitBreaker": "weft.breaker",
@@ -45,7 +53,11 @@ _HOME = {
     "EventStore": "weft.store",
     "Intent": "weft.intents",
     "Load": "weft.work",
+    "ModelReader": "weft.read_models",
+    "Projection": "weft.views",
+    "ReadModel": "weft.views",
     "Reader": "weft.writer",
+    "Rows": "weft.views",
     "Service": "weft.service",
     "ServiceSettings": "weft.settings",
     "Store": "weft.store",
@@ -53,17 +65,19 @@ _HOME = {
     "Timer": "weft.intents",
     "Tracing": "weft.tracing",
     "UnitOfWork": "weft.work",
+    "View": "weft.views",
     "Watch": "weft.changes",
     "Writer": "weft.writer",
     "connect": "weft.grpc_client",
     "from_micros": "weft.clock",
     "loads": "weft.consumer",
     "micros": "weft.clock",
-    "run": "weft.service",
+    "run": "weft.process",
     "timestamp": "weft.clock",
 }
 
 __all__ = [
+    "Build",
     "CannotStart",
     "Changes",
     "CircuitBreaker",
@@ -72,7 +86,11 @@ __all__ = [
     "EventStore",
     "Intent",
     "Load",
+    "ModelReader",
+    "Projection",
+    "ReadModel",
     "Reader",
+    "Rows",
     "Service",
     "ServiceSettings",
     "Store",
@@ -80,6 +98,7 @@ __all__ = [
     "Timer",
     "Tracing",
     "UnitOfWork",
+    "View",
     "Watch",
     "Writer",
     "connect",

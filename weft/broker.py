@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 import nats
@@ -11,10 +12,10 @@ import nats.errors
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
-from weft import logs
+from weft import crash_points, logs
 from weft.clock import micros
 from weft.domain import new_id
-from weft.events import stream_of
+from weft.events import Delivery, stream_of
 from weft.wire import Connection, HeaderLines
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _log = logs.logger("weft.broker")
 _TIMEOUT = 5.0
 _IN_USE = 10058  # "stream name already in use with a different configuration"
+_NO_MESSAGE = 10037
 
 BATCH_ATOMICALLY_FROM = 16
 """Fewer messages than this are quicker one by one: a batch costs four fsyncs however small it is."""
@@ -47,6 +49,8 @@ class Broker:
         self._complained = False
         self._refused = False
         self._on_reconnect: list[Callable[[], None]] = []
+        self.losses = 0
+        """How often the connection was lost: whatever is at its other end now may not know what it once said."""
         self.client = Connection()
         self.js: JetStreamContext = self.client.jetstream(timeout=_TIMEOUT)
 
@@ -105,6 +109,7 @@ class Broker:
         )
 
     async def _disconnected(self) -> None:
+        self.losses += 1
         self.client.give_up_requests()
         if not self.client.is_closed:
             _log.warning("the broker is gone; reconnecting")
@@ -185,6 +190,21 @@ class Broker:
         except NotFoundError:
             return 0
 
+    async def message_at(self, stream: str, seq: int) -> Delivery | None:
+        """Return the message with a number, or None; asked of the stream's leader, who knows for certain.
+
+        Raises `nats.errors.Error` or `APIError` if it cannot answer now.
+        """
+        try:
+            answer = await self._request(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": seq})
+        except APIError as error:
+            if error.err_code == _NO_MESSAGE:
+                return None
+            raise
+        found = answer["message"]
+        headers = await self.client.read_headers(b64decode(found.get("hdrs", "")))
+        return Delivery(stream, seq, found["subject"], headers, b64decode(found.get("data", "")))
+
     async def _request(self, subject: str, body: Mapping[str, Any]) -> dict[str, Any]:
         reply = await self.client.request(subject, json.dumps(body).encode(), timeout=_TIMEOUT)
         answer: dict[str, Any] = json.loads(reply.data)
@@ -192,35 +212,35 @@ class Broker:
             raise APIError(**answer["error"])
         return answer
 
-    async def publish(self, messages: Sequence[Outgoing]) -> int:
-        """Publish messages of one stream, in order, and return how many are stored for certain.
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[int]:
+        """Publish messages of one stream, in order, and return the numbers of those that are stored for certain.
 
         Fewer than all means that the next one failed: publish from there again. Where it can, JetStream stores
         them as one atomic batch (ADR-50). A message that is there already, by its `Nats-Msg-Id`, counts as
-        stored.
+        stored, with the number that it has. Once the connection is lost, nothing is sent over the next one.
         """
+        losses = self.losses
         if len(messages) >= BATCH_ATOMICALLY_FROM:
             try:
-                await self._publish_batch(messages[:MOST_IN_BATCH])
-                return min(len(messages), MOST_IN_BATCH)
+                return await self._publish_batch(messages[:MOST_IN_BATCH])
             except Unpublished as error:
                 # One duplicate rejects the whole batch, so after a crash this is what happens.
                 _log.debug("batch refused, publishing one by one", error=str(error))
-        for count, message in enumerate(messages):
+        stored: list[int] = []
+        for message in messages:
+            if self.losses != losses:
+                return stored  # the connection that stands now was not meant
             try:
-                await self._publish_one(message)
+                stored.append(_acknowledged(await self._ask(*message))["seq"])
             except Unpublished as error:
                 tell = _log.debug if self._refused else _log.warning
                 tell("the broker did not take an event", subject=message[0], error=str(error))
                 self._refused = True
-                return count
+                return stored
         self._refused = False
-        return len(messages)
+        return stored
 
-    async def _publish_one(self, message: Outgoing) -> None:
-        _acknowledged(await self._ask(*message))
-
-    async def _publish_batch(self, messages: Sequence[Outgoing]) -> None:
+    async def _publish_batch(self, messages: Sequence[Outgoing]) -> range:
         batch = new_id().encode()
         marked = [
             (
@@ -241,12 +261,18 @@ class Broker:
         answer = _acknowledged(await self._ask(subject, HeaderLines(headers + b"Nats-Batch-Commit: 1\r\n"), body))
         if answer.get("count") != len(messages):
             raise Unpublished(f"{answer.get('count')} of {len(messages)} messages were stored")
+        last: int = answer["seq"]
+        return range(last - len(messages) + 1, last + 1)
 
     async def _ask(self, subject: str, headers: HeaderLines, body: bytes) -> Msg:
+        type_name = subject.rpartition(".")[0]
+        crash_points.reach("before", "publish", type_name)
         try:
-            return await self.client.request(subject, body, timeout=_TIMEOUT, headers=headers)
+            reply = await self.client.request(subject, body, timeout=_TIMEOUT, headers=headers)
         except (nats.errors.Error, TimeoutError) as error:
             raise Unpublished(str(error) or type(error).__name__) from error
+        crash_points.reach("after", "publish", type_name)
+        return reply
 
 
 def _acknowledged(reply: Msg) -> dict[str, Any]:

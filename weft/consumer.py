@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 from sqlalchemy import select
@@ -46,6 +46,17 @@ _LOOK_AGAIN = 0.05
 _PROMPT = 1.0
 
 
+class Subscribed(Protocol):
+    """What a consumer knows of one event type that it reads: its class, its full name, and what to do with it."""
+
+    @property
+    def event(self) -> type[Message]: ...
+    @property
+    def type(self) -> str: ...
+    def loads(self, event: Message) -> Iterable[Load]: ...
+    def handle(self, work: UnitOfWork, event: Message, delivery: Delivery) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """One event type and the function that handles it: `handler(work, event)`."""
@@ -57,6 +68,15 @@ class Subscription:
     def type(self) -> str:
         """The full name of the event's type."""
         return self.event.DESCRIPTOR.full_name
+
+    def loads(self, event: Message) -> Iterable[Load]:
+        """Return what handling `event` will touch."""
+        named: Callable[[Message], Iterable[Load]] = getattr(self.handler, "loads", _nothing)
+        return named(event)
+
+    def handle(self, work: UnitOfWork, event: Message, delivery: Delivery) -> None:
+        """Handle `event`, which came as `delivery`."""
+        self.handler(work, event)
 
 
 def loads(named: Callable[[Any], Iterable[Load]]) -> Callable[[H], H]:
@@ -82,7 +102,7 @@ class Consumer:
     def __init__(
         self,
         service: str,
-        subscriptions: Sequence[Subscription],
+        subscriptions: Sequence[Subscribed],
         *,
         broker: Broker,
         writer: Writer,
@@ -96,7 +116,6 @@ class Consumer:
         self.stream = stream_of(self.context)
         self.name = f"{service}-from-{self.context.rpartition('.')[2]}"
         self.subscriptions = {one.type: one for one in subscriptions}
-        self._loads = {one.type: getattr(one.handler, "loads", _nothing) for one in subscriptions}
         self._broker = broker
         self._writer = writer
         self._reader = reader
@@ -137,15 +156,39 @@ class Consumer:
 
         Raises one of `BrokerTrouble` if the broker cannot tell, promptly, what that is.
         """
-        async with asyncio.timeout(_PROMPT):
-            last = max(await asyncio.gather(*(self._broker.last_seq(self.stream, one) for one in self.filters)))
+        last = await self.last_seq()
         # Asked of the database: another instance may be the one that reads.
         while await self._reader.run(self._committed_position) < last:  # noqa: ASYNC110 - rare, and another's doing
             await asyncio.sleep(_LOOK_AGAIN)
 
+    async def last_seq(self) -> int:
+        """Return the number of the last message that the stream holds now for this consumer; 0 for none.
+
+        Raises one of `BrokerTrouble` if the broker cannot tell, promptly.
+        """
+        async with asyncio.timeout(_PROMPT):
+            return max(await asyncio.gather(*(self._broker.last_seq(self.stream, one) for one in self.filters)))
+
+    def look_again(self) -> None:
+        """Say, from any thread, that somebody else parked events of this consumer, or made them due."""
+        self._parking.doubt()
+
     def _committed_position(self, connection: Connection) -> int:
         query = select(_progress.c.position).where(_progress.c.consumer == self.name)
         return connection.execute(query).scalar() or 0
+
+    async def _lost_its_place(self) -> bool:
+        """Tell whether the stream has another event, or none, where the last one was that is handled."""
+        position, event_id = await self._reader.run(self._committed_place)
+        if not event_id:
+            return False
+        found = await self._broker.message_at(self.stream, position)
+        return found is None or found.event_id != event_id
+
+    def _committed_place(self, connection: Connection) -> tuple[int, str]:
+        query = select(_progress.c.position, _progress.c.event_id).where(_progress.c.consumer == self.name)
+        row = connection.execute(query).one_or_none()
+        return (row.position, row.event_id) if row else (0, "")
 
     async def _attach(self, lease: Lease, why: str = "") -> None:
         """Make the consumer on the broker, find the position in its stream, and begin to read there."""
@@ -158,7 +201,8 @@ class Consumer:
                 await self._broker.ensure_consumer(self.stream, self.name, self.filters, 2 * self._batch_size)
                 delivered = await self._broker.delivered_seq(self.stream, self.name)
                 made, last = await self._broker.stream_state(self.stream)
-                begin = partial(self._begin, lease=lease, delivered=delivered, made=made, last=last)
+                lost = await self._lost_its_place()
+                begin = partial(self._begin, lease=lease, delivered=delivered, made=made, last=last, lost=lost)
                 await self._writer.transact(begin)
                 self.attached = True  # before reading: whatever comes after is no new life of the process
                 await self._pull.start(self._position)
@@ -170,7 +214,7 @@ class Consumer:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 1.0)
 
-    def _begin(self, t: Transaction, lease: Lease, delivered: int, made: int, last: int) -> None:
+    def _begin(self, t: Transaction, lease: Lease, delivered: int, made: int, last: int, lost: bool) -> None:
         lease.check(t)
         here = _progress.c.consumer == self.name
         row = t.connection.execute(_progress.select().where(here)).one_or_none()
@@ -178,16 +222,16 @@ class Consumer:
             first = {"position": 0, "event_id": "", "stream_made": made, "interrupted": 0, "trying": 0, "tries": 0}
             t.connection.execute(_progress.insert().values(consumer=self.name, **first))
             row = t.connection.execute(_progress.select().where(here)).one()
-        position = row.position
-        if row.stream_made != made or position > last:
+        position, event_id = row.position, row.event_id
+        if row.stream_made != made or position > last or lost:
             # The stream was made anew, or lost its tail: the inbox knows what of it was handled.
             _log.error("the stream is not the one that was read; reading it from the start", consumer=self.name)
-            position = 0
+            position, event_id = 0, ""
         interrupted = row.interrupted
         if not self.attached:
             self._parking.begin(t, after_death=lease.orphaned)
             interrupted = interrupted + 1 if delivered > position else 0
-        change = {"position": position, "stream_made": made, "interrupted": interrupted}
+        change = {"position": position, "event_id": event_id, "stream_made": made, "interrupted": interrupted}
         t.connection.execute(_progress.update().where(here).values(change))
         self._position = position
         self._cautious_until = delivered if interrupted > _CAUTIOUS_AFTER else 0
@@ -253,7 +297,7 @@ class Consumer:
         letters.bury(t, self.name, dead)
         due = letters.park(t, self.name, waiting, self._policy)
         self._parking.know(t, {**due, **parked} if due else parked)
-        self._advance(t, deliveries[-1].seq)
+        self._advance(t, deliveries[-1])
 
     def _new(self, t: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
         rows = [{"consumer": self.name, "event_id": one.event_id} for one in deliveries]
@@ -276,15 +320,15 @@ class Consumer:
         except DecodeError as error:
             raise Malformed(f"the body is no {delivery.type}: {error}") from error
         try:
-            loads = tuple(self._loads[delivery.type](event))
+            loads = tuple(subscription.loads(event))
         except Exception:
             loads = ()  # the handler, which needs the same, tells why
-        handler, origin = subscription.handler, delivery.origin
+        origin = delivery.origin
         ids = logs.BoundLater(partial(_ids_of, delivery, event, origin))
 
         def run(work: UnitOfWork) -> None:
             with ids:
-                handler(work, event)
+                subscription.handle(work, event, delivery)
 
         return Unit(run, origin, loads)
 
@@ -306,10 +350,10 @@ class Consumer:
             reason = letters.EXHAUSTED
         return Letter(delivery, describe(error), attempts, reason)
 
-    def _advance(self, t: Transaction, seq: int) -> None:
-        calm = ", interrupted = 0" if seq >= self._cautious_until else ""
-        statement = f"UPDATE progress SET position = ?, trying = 0, tries = 0{calm} WHERE consumer = ?"
-        t.sql.execute(t.connection, statement, (seq, self.name))
+    def _advance(self, t: Transaction, to: Delivery) -> None:
+        calm = ", interrupted = 0" if to.seq >= self._cautious_until else ""
+        statement = f"UPDATE progress SET position = ?, event_id = ?, trying = 0, tries = 0{calm} WHERE consumer = ?"
+        t.sql.execute(t.connection, statement, (to.seq, to.event_id, self.name))
 
     def _begin_alone(self, t: Transaction, lease: Lease, delivery: Delivery) -> bool:
         """Before an event is tried alone, note it; false if that ended the process too often: it is dead now."""
@@ -323,7 +367,7 @@ class Consumer:
         if self._new(t, [delivery]):
             error = "the process ended while it was handled"
             letters.bury(t, self.name, [Letter(delivery, error, tries - 1, letters.CRASHED)])
-        self._advance(t, delivery.seq)
+        self._advance(t, delivery)
         return False
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from weft import crash_points
 from weft.sql import Postgres, Sql, Sqlite
 from weft.startup import CannotStart
 
@@ -70,6 +71,8 @@ class Database:
                 with _alembic:
                     migrate(connection, _CHASSIS_SCRIPTS, "weft_schema", str(self))
                     migrate(connection, self._migrations, "service_schema", str(self))
+                crash_points.reach("before", "commit", "migrations")
+            crash_points.reach("after", "commit", "migrations")
         except DBAPIError as error:
             raise CannotStart(f"the database {self} cannot be used: {first_line(error)}") from error
 

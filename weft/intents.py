@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import Connection, Row, select, tuple_
 
-from weft import logs, tables
+from weft import crash_points, logs, tables
 from weft.clock import micros
 from weft.database import is_lost
 from weft.leases import LeaseLost
@@ -67,12 +67,16 @@ class Timer:
     With `after_streams` an outage is never mistaken for somebody's silence: the time counts only while the service
     is in touch with the broker, without a break, and then it waits until the service has handled everything that
     its streams held when the timer came due.
+
+    A `standing` one is promised anew whenever it fires, as what keeps house does: it is always there, so it is no
+    work left to do, and nobody counts it as such.
     """
 
     kind: str
     fire: Callable[[UnitOfWork, str, Payload], None]
     loads: Callable[[str], Iterable[Load]] = _no_loads
     after_streams: bool = False
+    standing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +167,14 @@ class Intents:
             return (), _SWEEP
         rows = await self._reader.run(_next, kinds, most + len(running))
         now = micros(self._writer.clock.now())
-        due = [row for row in rows if row.due_at <= now and (row.kind, row.key) not in running]
+        due = [row for row in rows if self._has_come(row, now) and (row.kind, row.key) not in running]
         later = [(row.due_at - now) / 1_000_000 for row in rows if row.due_at > now]
         return due[:most], min([_SWEEP, *later])
+
+    def _has_come(self, row: Row[Any], now: int) -> bool:
+        """Tell whether a promise is due; a call need not wait for a time that a wrong clock set."""
+        at_once = row.kind in self._calls and not row.delay
+        return row.due_at <= now or (at_once and self._policy.has_come(row.due_at, now))
 
     def _begin(self, running: dict[Place, asyncio.Task[None]], rows: Sequence[Row[Any]], body: Any) -> None:
         task = asyncio.create_task(body)
@@ -178,7 +187,9 @@ class Intents:
         try:
             with self._resumed(TraceContext(row.traceparent, row.tracestate)), _about(row):
                 async with asyncio.timeout(intent.timeout):
+                    crash_points.reach("before", "call", row.kind)
                     value = await intent.call(f"{row.kind}-{row.key}", orjson.loads(row.payload))
+                    crash_points.reach("after", "call", row.kind)
         except Exception as error:
             self._outcome(_Outcome(row, error=error))
         else:

@@ -52,6 +52,13 @@ class RetryPolicy:
         seconds = min(self.base * 2.0 ** min(attempts - 1, 30), self.cap)
         return int(seconds * random.uniform(0.8, 1.2) * 1_000_000)
 
+    def has_come(self, at: int, now: int) -> bool:
+        """Tell whether the time `at` of a try has come; both in microseconds.
+
+        What is further away than any delay was set by a clock that has been put back since: it need not wait.
+        """
+        return at <= now or at - now > (1.2 * self.cap + 1.0) * 1_000_000
+
 
 def describe(error: BaseException) -> str:
     """Return an error in one line of bounded length."""

@@ -1,12 +1,15 @@
 """Parked events of one consumer: tried again from the database, each aggregate's in order, until they are done.
 
 Which aggregates have parked events is remembered, so that a batch need not ask. What is remembered is always
-what is committed: a transaction forgets it when it begins, and knows it again once it is saved.
+what is committed: a transaction forgets it when it begins, and knows it again once it is saved. Operators may
+park events too, with another instance's help: whoever hears of it has this one look again, and it does so by
+itself from time to time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +38,7 @@ _log = logs.logger("weft.parking")
 _KEYS_TOGETHER = 50
 _EVENTS_TOGETHER = 200
 _LOOK_AGAIN = 1.0
+_DOUBT_AFTER = 4.0
 _ENDED = "the process ended while it was handled"
 
 
@@ -50,6 +54,8 @@ class Parking:
         self._judge = judge
         # When the first event of each key is due; None: not known for certain.
         self._due: dict[str, int] | None = None
+        # Somebody else may have changed it since: set by any thread, cleared before it is read anew.
+        self._doubted = False
         self._changed = asyncio.Event()
         # Keys whose events may have ended the process in its last life.
         self._suspect: set[str] = set()
@@ -63,7 +69,15 @@ class Parking:
     def heads(self, t: Transaction) -> dict[str, int]:
         """Return when the first event of each key is due (microseconds), until `know` is told anew in `t`."""
         due, self._due = self._due, None
-        return letters.heads(t, self._consumer) if due is None else due
+        if due is None or self._doubted:
+            self._doubted = False
+            due = letters.heads(t, self._consumer)
+        return due
+
+    def doubt(self) -> None:
+        """Say, from any thread, that what is remembered may not be so any more."""
+        self._doubted = True
+        self._writer.soon(self._changed.set)
 
     def know(self, t: Transaction, due: dict[str, int]) -> None:
         """Remember what there is once `t` is committed."""
@@ -77,13 +91,17 @@ class Parking:
 
     async def retry(self, lease: Lease) -> None:
         """Try again what is due until cancelled, or until the lease is lost (`LeaseLost`)."""
+        looked = time.monotonic()
         while True:
             self._changed.clear()
             due = self._due
-            if due is None:
+            if due is None or self._doubted or time.monotonic() - looked > _DOUBT_AFTER:
+                self._doubted = True
                 due = await self._look()
+                looked = time.monotonic()
             now = micros(self._writer.clock.now())
-            keys = sorted((key for key, at in due.items() if at <= now), key=due.__getitem__)[:_KEYS_TOGETHER]
+            ready = (key for key, at in due.items() if self._policy.has_come(at, now))
+            keys = sorted(ready, key=due.__getitem__)[:_KEYS_TOGETHER]
             for key in self._suspect.intersection(keys):
                 await self._retry_suspect(lease, key)
                 keys.remove(key)

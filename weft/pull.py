@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import nats.errors
 from nats.js.errors import APIError
 
-from weft import logs
+from weft import crash_points, logs
 from weft.events import Delivery
 from weft.tasks import happens
 
@@ -117,7 +117,9 @@ class Pull:
             reply = self._replies.popleft()[1]
         if reply:
             try:
+                crash_points.reach("before", "ack", self._consumer)
                 await self._broker.client.publish(reply, b"+ACK")
+                crash_points.reach("after", "ack", self._consumer)
             except nats.errors.Error as error:
                 _log.debug("an acknowledgement was not sent", error=str(error))
 
@@ -150,7 +152,7 @@ class Pull:
             self._hear(status, headers)
 
     def _accept(self, subject: str, reply: str, headers: dict[str, str], body: bytes) -> None:
-        seq, consumer_seq = _numbers(reply)
+        seq, consumer_seq, *_ = numbers_of(reply)
         self._asked = max(0, self._asked - 1)
         if consumer_seq != self._last_consumer_seq + 1:
             self.doubt(f"message {consumer_seq} came after {self._last_consumer_seq}")
@@ -179,11 +181,14 @@ class Doubtful(Exception):
     """Messages may be missing; read again from the committed position."""
 
 
-def _numbers(reply: str) -> tuple[int, int]:
-    """Return stream and consumer sequence from `$JS.ACK.[domain.account.]stream.consumer.delivered.…`."""
+def numbers_of(reply: str) -> list[int]:
+    """Return what a message's reply subject, `$JS.ACK.[domain.account.]stream.consumer.delivered.…`, says of it.
+
+    That is its number in the stream, its number for the consumer, its time (nanoseconds), and how many follow.
+    """
     tokens = reply.split(".")
     first = 5 if len(tokens) == 9 else 7
-    return int(tokens[first]), int(tokens[first + 1])
+    return list(map(int, tokens[first : first + 4]))
 
 
 BrokerTrouble = (nats.errors.Error, APIError, TimeoutError, OSError)

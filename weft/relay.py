@@ -1,7 +1,8 @@
 """The relay: takes committed events from the outbox to the broker, in order, until it has them for certain.
 
 It selects what is not marked published (never above a watermark: a lower number may commit later), publishes,
-then marks. A crash between the two publishes again, and the broker knows the id, or the inboxes do.
+then marks. A crash between the two publishes again, and the broker knows the id, or the inboxes do. Whenever the
+broker may not be what it was, it first sees whether that still has what it acknowledged (`weft.acknowledged`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, select, text
 
 from weft import logs, tables
+from weft.acknowledged import Acknowledged
 from weft.clock import micros
 from weft.database import is_lost
 from weft.events import context_of, headers_of, subject_of
@@ -22,6 +24,7 @@ from weft.tasks import happens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from weft.acknowledged import Place
     from weft.broker import Broker, Outgoing
     from weft.leases import Lease
     from weft.writer import Reader, Transaction, Writer
@@ -59,6 +62,7 @@ class Relay:
         self._source = source
         self._starts_intents = starts_intents
         self._retention = int(retention_hours * 3_600_000_000)
+        self._acknowledged = Acknowledged(broker, writer, reader)
         self._woken = asyncio.Event()
         broker.on_reconnect(self.wake)
 
@@ -69,13 +73,14 @@ class Relay:
     async def run(self, lease: Lease) -> None:
         """Relay until cancelled, or until the lease is lost (`weft.leases.LeaseLost`)."""
         loop = asyncio.get_running_loop()
-        clean_at = loop.time() + _CLEAN_EVERY
+        clean_at = loop.time()  # at once: a process may not live for long
         wait, complained = 0.0, False
+        self._acknowledged.doubt()  # another instance may have published meanwhile
         while True:
             self._woken.clear()
             try:
                 more = await self.publish_some(lease)
-                if loop.time() > clean_at:
+                if loop.time() >= clean_at:
                     while await self._writer.transact(self._clean) == _CLEAN_AT_ONCE:
                         continue  # as many as there are: it must not fall behind what is published
                     clean_at = loop.time() + _CLEAN_EVERY
@@ -96,28 +101,42 @@ class Relay:
 
     async def publish_some(self, lease: Lease) -> bool:
         """Publish up to one batch; return whether more may be waiting. Raises when the broker takes nothing."""
+        await self._acknowledged.make_certain(lease)
         rows = await self._reader.run(_select)
         by_context: dict[str, list[_Row]] = {}
         for row in rows:
             by_context.setdefault(context_of(row[1]), []).append(row)
         for context, mine in by_context.items():
-            stored = await self._broker.publish([self._message(row) for row in mine])
-            if stored:
-                await self._writer.transact(partial(self._mark, lease=lease, rows=mine[:stored]))
-            if stored < len(mine):
-                raise TimeoutError(f"{len(mine) - stored} events of {context} are not published yet")
+            await self._publish(lease, context, mine)
         return len(rows) == _BATCH
+
+    async def _publish(self, lease: Lease, context: str, rows: Sequence[_Row]) -> None:
+        stored = await self._broker.publish([self._message(row) for row in rows])
+        if self._acknowledged.contradicts(context, stored):
+            self._acknowledged.doubt()
+            await self._acknowledged.make_certain(lease)
+        if not self._acknowledged.certain:
+            # Perhaps they are stored by the broker's next life, of which nobody knows yet what it lost.
+            raise TimeoutError(f"the connection was lost while events of {context} were published")
+        if stored:
+            last = max(stored)
+            place = (context, last, rows[stored.index(last)][2])
+            await self._writer.transact(partial(self._mark, lease=lease, rows=rows[: len(stored)], place=place))
+        if len(stored) < len(rows):
+            self._acknowledged.doubt()
+            raise TimeoutError(f"{len(rows) - len(stored)} events of {context} are not published yet")
 
     def _message(self, row: _Row) -> Outgoing:
         _, type_name, event_id, aggregate_id, body, *rest = row
         headers = headers_of(self._source, type_name, event_id, aggregate_id, *rest)
         return subject_of(type_name, aggregate_id), headers, body
 
-    def _mark(self, transaction: Transaction, lease: Lease, rows: Sequence[_Row]) -> None:
+    def _mark(self, transaction: Transaction, lease: Lease, rows: Sequence[_Row], place: Place) -> None:
         lease.check(transaction)
         now = micros(transaction.now)
         connection, sql = transaction.connection, transaction.sql
         sql.mark(connection, _outbox, "seq", [row[0] for row in rows], "published_at", now)
+        self._acknowledged.note(transaction, place)
         if self._starts_intents:
             waiting = tables.intents.c.starts_with.in_([row[2] for row in rows])
             due_at = now + tables.intents.c.delay

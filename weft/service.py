@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
-import os
-import signal
-import sys
-import threading
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any
 
-import uvloop
 from prometheus_client import CollectorRegistry
-from pydantic import ValidationError
 
-from weft import logs
+from weft import logs, operations
+from weft.backlog import BacklogMetrics
 from weft.broker import Broker
 from weft.changes import Changes
 from weft.clock import Clock, micros
-from weft.consumer import Consumer, Subscription
+from weft.consumer import Consumer, Subscribed, Subscription
 from weft.database import Database
 from weft.events import context_of
 from weft.grpc_server import GrpcServer
 from weft.intents import Intent, Intents, Timer
 from weft.leases import Leases
+from weft.letter_box import LetterBox
 from weft.letters import RetryPolicy
+from weft.operations import OperationsApi
 from weft.ops import OpsServer
 from weft.pull import BrokerTrouble
+from weft.read_models import ReadModels
+from weft.recovery import Recovery
 from weft.relay import Relay
 from weft.startup import CannotStart
 from weft.tasks import end
 from weft.tokens import SigningKeys, Verifier, fetch_from
 from weft.tracing import Tracing
 from weft.writer import Reader, Writer
+from weftapi.v1.operations_service_pb2_grpc import add_OperationsServiceServicer_to_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pydantic_core import ErrorDetails
+    from nats.aio.msg import Msg
 
     from weft.ops import Produce
+    from weft.read_models import ModelReader
     from weft.settings import ServiceSettings
     from weft.tokens import Fetch
+    from weft.views import ReadModel
     from weft.work import Flushed
 
 _log = logs.logger("weft.service")
-_PR_SET_PDEATHSIG = 1
-_MOMENT = 2.0
-_CLOSING = 4.0  # within the time that `weft up` and container engines give a process to end
+_LETTERS = b"letters"
 
 
 class Service:
@@ -105,6 +103,9 @@ class Service:
             port_setting=self._port_setting("GRPC"),
         )
         self.consumers: list[Consumer] = []
+        self.read_models = ReadModels(
+            name, broker=self.broker, writer=self.writer, reader=self.reader, alone=self.database.is_sqlite
+        )
         self._kinds: list[Intent | Timer] = []
         self._policy = RetryPolicy(settings.retry_base, settings.retry_cap, settings.retry_attempts)
         self._intents: Intents | None = None
@@ -126,12 +127,15 @@ class Service:
 
     def subscribes(self, *subscriptions: Subscription) -> None:
         """Handle events; those of one context are read by one consumer, in the order of its stream."""
-        by_context: dict[str, list[Subscription]] = {}
+        self.consumers += self._make_consumers(self.name, subscriptions)
+
+    def _make_consumers(self, name: str, subscriptions: Sequence[Subscribed]) -> list[Consumer]:
+        by_context: dict[str, list[Subscribed]] = {}
         for one in subscriptions:
             by_context.setdefault(context_of(one.type), []).append(one)
-        for mine in by_context.values():
-            consumer = Consumer(
-                self.name,
+        return [
+            Consumer(
+                name,
                 mine,
                 broker=self.broker,
                 writer=self.writer,
@@ -140,7 +144,12 @@ class Service:
                 policy=self._policy,
                 patience=self.settings.lease_seconds,
             )
-            self.consumers.append(consumer)
+            for mine in by_context.values()
+        ]
+
+    def projects(self, model: ReadModel) -> ModelReader:
+        """Build a read model from the streams, from their beginning, and keep it up; return what asks it."""
+        return self.read_models.add(model, self._make_consumers)
 
     def acts_on(self, *kinds: Intent | Timer) -> None:
         """Act on promises that units of work make."""
@@ -191,7 +200,11 @@ class Service:
                 stack.push_async_callback(resource)
             for prepare in self._preparations:
                 await prepare()
+            await self.read_models.look()
+            watching = asyncio.create_task(self.read_models.watch(), name=f"read-models-{self.name}")
+            stack.push_async_callback(end, watching)
             stack.push_async_callback(end, asyncio.create_task(self._keys.run(), name=f"keys-{self.name}"))
+            self._host_operations()
             await self._listen()
             stack.push_async_callback(self.broker.close)
             working = asyncio.create_task(self._work(), name=f"weft-{self.name}")
@@ -204,6 +217,26 @@ class Service:
         self.writer.start()
         stack.push_async_callback(self.writer.close)
         stack.callback(self.reader.close)
+
+    def _host_operations(self) -> None:
+        standing = [kind.kind for kind in self._kinds if isinstance(kind, Timer) and kind.standing]
+        told = {"parked": self._look_again, "committed": self._letters_parked}
+        api = OperationsApi(
+            self.name,
+            LetterBox(self.writer, self.reader, self._all_consumers, **told),
+            Recovery(self.broker, self.writer, self.reader, self._all_consumers, **told),
+            self.read_models,
+            self.reader,
+            self.writer.clock,
+            self._all_consumers,
+            standing,
+        )
+        self.serves(add_OperationsServiceServicer_to_server, api, operations.SERVICE)
+        counting = BacklogMetrics(self.metrics, self.reader, self.writer.clock, standing)
+        self._closing.push_async_callback(end, asyncio.create_task(counting.run(), name=f"backlog-{self.name}"))
+
+    def _all_consumers(self) -> list[Consumer]:
+        return [*self.consumers, *self.read_models.consumers]
 
     async def _fetched_keys(self) -> Mapping[str, Any]:
         assert self._fetch_keys is not None, "checked at the start"
@@ -246,6 +279,7 @@ class Service:
         leases.add("relay", self._relay.run)
         for consumer in self.consumers:
             leases.add(consumer.name, consumer.run)
+        self.read_models.lease_to(leases)
         if self._kinds:
             self._intents = Intents(
                 self._kinds,
@@ -253,7 +287,7 @@ class Service:
                 self.reader,
                 resumed=self.tracing.resumed,
                 caught_up=self._caught_up,
-                in_touch=lambda: micros(self.writer.clock.now()) - self._in_touch_since,
+                in_touch=self._in_touch,
                 at_once=settings.intents_at_once,
                 policy=self._policy,
             )
@@ -281,7 +315,8 @@ class Service:
 
     def _reads(self, leases: Leases) -> bool:
         """Whether every stream is read, by this instance or by another one."""
-        return leases.settled and all(one.attached or not leases.holds(one.name) for one in self.consumers)
+        read = all(one.attached or not leases.holds(one.name) for one in self.consumers)
+        return leases.settled and read and self.read_models.attached(leases)
 
     async def _announce(self, leases: Leases) -> None:
         while not self._reads(leases):  # noqa: ASYNC110 - a matter of milliseconds, once
@@ -292,6 +327,12 @@ class Service:
 
     def _touched(self) -> None:
         self._in_touch_since = micros(self.writer.clock.now())
+
+    def _in_touch(self) -> int:
+        """Return for how many microseconds the broker has been there: anew from when the clock is put back."""
+        now = micros(self.writer.clock.now())
+        self._in_touch_since = min(self._in_touch_since, now)
+        return now - self._in_touch_since
 
     async def _caught_up(self) -> None:
         await asyncio.gather(*(consumer.caught_up() for consumer in self.consumers))
@@ -308,7 +349,10 @@ class Service:
         if self._leases is not None:
             self._leases.wake()
 
-    async def _woken(self, _: object) -> None:
+    async def _woken(self, message: Msg) -> None:
+        if message.data == _LETTERS:
+            self._look_again()
+            return
         if self._relay is not None:
             self._relay.wake()
         if self._intents is not None:
@@ -326,9 +370,21 @@ class Service:
         if flushed.intents and self._intents is not None:
             self._intents.wake()
             elsewhere = elsewhere or not self._leases.holds("intents")
-        if elsewhere and self.broker.connected:
-            # Another instance holds that lease: a word to it saves it from finding out by its sweep.
-            asyncio.ensure_future(self.broker.client.publish(self._wake_subject))  # noqa: RUF006
+        if elsewhere:
+            self._wake_others()
+
+    def _wake_others(self, what: bytes = b"") -> None:
+        """Say a word to the other instances: it saves the one that holds a lease from finding out by its sweep."""
+        if self.broker.connected:
+            asyncio.ensure_future(self.broker.client.publish(self._wake_subject, what))  # noqa: RUF006
+
+    def _look_again(self) -> None:
+        for consumer in self._all_consumers():
+            consumer.look_again()
+
+    def _letters_parked(self) -> None:
+        if not self.database.is_sqlite:
+            self._wake_others(_LETTERS)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None and self._failed is not None:
@@ -345,111 +401,3 @@ class Service:
             await self.grpc.drain(self.settings.drain_seconds)
             await self._closing.aclose()
             _log.info("stopped")
-
-
-class _Settings(Protocol):
-    """What the process takes from the settings of what it hosts."""
-
-    @property
-    def log_level(self) -> str: ...
-    @property
-    def log_format(self) -> Literal["auto", "json", "text"]: ...
-    @property
-    def die_with_parent(self) -> bool: ...
-    @property
-    def drain_seconds(self) -> float: ...
-
-
-class Hosted(Protocol):
-    """What a process can host: a `Service`, or what starts, stops and fails as one does."""
-
-    @property
-    def settings(self) -> _Settings: ...
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    async def failed(self) -> None: ...
-
-
-def run(build: Callable[[], Sequence[Hosted]]) -> NoReturn:
-    """Run services as this process until SIGTERM or SIGINT, and end it.
-
-    Exit codes: 0 after a clean stop, 1 after a crash, 2 when the operator has to mend something first, which
-    one line on standard error names.
-    """
-    try:
-        services = build()
-        settings = services[0].settings
-        logs.configure(level=settings.log_level, format=settings.log_format)
-        if settings.die_with_parent:
-            _die_with_parent()
-        uvloop.run(_run(services))
-    except CannotStart as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except ValidationError as error:
-        print("; ".join(_setting_at_fault(one) for one in error.errors()), file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
-
-
-def _setting_at_fault(error: ErrorDetails) -> str:
-    name = "_".join(str(part) for part in error["loc"]).upper()
-    return f"WEFT_{name}: {error['msg']}"
-
-
-async def _run(services: Sequence[Hosted]) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    try:
-        # All of them to the end, so that none is stopped while it starts.
-        for failure in await asyncio.gather(*(service.start() for service in services), return_exceptions=True):
-            if failure is not None:
-                raise failure
-        _calm_garbage_collection()
-        waits = [
-            asyncio.ensure_future(stopping.wait()),
-            *(asyncio.ensure_future(one.failed()) for one in services),
-        ]
-        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for one in pending:
-            one.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        for one in done:
-            one.result()
-    finally:
-        # A task that does not heed its cancellation, be it a library's, would keep the process.
-        _end_after(max(service.settings.drain_seconds for service in services) + _CLOSING, exit_code=1)
-        await asyncio.gather(*(service.stop() for service in services))
-        if stopping.is_set():
-            _end_after(_MOMENT, exit_code=0)
-
-
-def _end_after(seconds: float, exit_code: int) -> None:
-    """End this process, if it does not do so by itself before."""
-
-    def end_now() -> None:
-        if exit_code:
-            _log.error("not everything could be stopped in time: ending without it")
-        os._exit(exit_code)
-
-    last = threading.Timer(seconds, end_now)
-    last.daemon = True
-    last.start()
-
-
-def _calm_garbage_collection() -> None:
-    """Let a batch's thousands of short-lived objects go by reference count: the cycle detector's default of
-    looking after every 700 new ones costs a fifth of a batch's time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel send SIGTERM when the supervisor ends, however it ends (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() == 1:
-            raise CannotStart("the supervisor ended before its service began")

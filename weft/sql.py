@@ -35,6 +35,9 @@ class Sql(Protocol):
     def insert_new(self, connection: Connection, table: Table, rows: Sequence[Values], returning: str) -> set[Any]:
         """Insert the rows whose primary key is not there yet; return the column `returning` of those."""
 
+    def upsert(self, connection: Connection, table: Table, key: str, rows: Sequence[Values]) -> None:
+        """Insert rows that all have the same columns, each in the place of the one with its `key` if there is one."""
+
     def update(self, connection: Connection, table: Table, key: str, rows: Sequence[Values]) -> int:
         """Update the rows whose `key` and `version` match, raise the version by one; return how many did."""
 
@@ -82,6 +85,12 @@ def _row_of(table: Table) -> Callable[..., Any]:
     return namedtuple("Row", [c.name for c in table.columns])
 
 
+@cache
+def _or_replace(key: str, names: tuple[str, ...]) -> str:
+    assignments = ", ".join(f"{n} = excluded.{n}" for n in names if n != key)
+    return f" ON CONFLICT ({key}) DO " + (f"UPDATE SET {assignments}" if assignments else "NOTHING")
+
+
 def _columns(rows: Sequence[Values]) -> tuple[str, ...]:
     return tuple(rows[0])
 
@@ -113,6 +122,12 @@ class Sqlite:
             values = tuple(row[n] for row in part for n in names)
             found.update(connection.exec_driver_sql(statement, values).scalars())
         return found
+
+    def upsert(self, connection: Connection, table: Table, key: str, rows: Sequence[Values]) -> None:
+        """See `Sql.upsert`."""
+        names = _columns(rows)
+        statement = self._insert(table.name, names) + _or_replace(key, names)
+        connection.exec_driver_sql(statement, [tuple([row[n] for n in names]) for row in rows])
 
     def update(self, connection: Connection, table: Table, key: str, rows: Sequence[Values]) -> int:
         """See `Sql.update`."""
@@ -174,6 +189,11 @@ class Postgres:
         names = _columns(rows)
         statement = f"{_pg_insert(table, names)} ON CONFLICT DO NOTHING RETURNING {returning}"
         return set(connection.exec_driver_sql(statement, _arrays(rows, names)).scalars())
+
+    def upsert(self, connection: Connection, table: Table, key: str, rows: Sequence[Values]) -> None:
+        """See `Sql.upsert`."""
+        names = _columns(rows)
+        connection.exec_driver_sql(_pg_insert(table, names) + _or_replace(key, names), _arrays(rows, names))
 
     def update(self, connection: Connection, table: Table, key: str, rows: Sequence[Values]) -> int:
         """See `Sql.update`."""

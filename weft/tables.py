@@ -28,6 +28,7 @@ outbox = Table(
     Column("published_at", BigInteger),
     sqlite_autoincrement=True,
 )
+Index("outbox_by_aggregate", outbox.c.aggregate_id)
 Index(
     "outbox_unpublished",
     outbox.c.seq,

@@ -71,7 +71,11 @@ class Connection(Client):
         return await super().request(subject, payload, timeout, old_style, headers)
 
     def give_up_requests(self) -> None:
-        """Have the requests in progress raise: the connection on which they would be answered is lost."""
+        """Have the requests in progress raise: the connection on which they would be answered is lost.
+
+        What was not sent yet is forgotten: after a reconnect, nobody would know that it was.
+        """
+        self._pending, self._pending_data_size = [], 0
         for waiting in list(self._resp_map.values()):
             if not waiting.done():
                 waiting.set_exception(ConnectionClosedError())
@@ -98,6 +102,11 @@ class Connection(Client):
         """End what `deliver_to` began. Raises `nats.errors.Error` when that cannot be told to the server."""
         self._sinks.pop(subscription._id, None)
         await subscription.unsubscribe()
+
+    async def read_headers(self, raw: bytes) -> dict[str, str]:
+        """Return the headers of a message as the server keeps it, read as those that come with a message are."""
+        found = _decode(raw) if raw else {}
+        return await self._process_headers(raw) or {} if found is None else found
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         sink = self._sinks.get(sid)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import orjson
 from sqlalchemy.exc import SQLAlchemyError
 
-from weft import tables
+from weft import actions, tables
 from weft.clock import micros
 from weft.domain import Aggregate, new_id
 
@@ -90,6 +90,7 @@ class _Effects:
     events: list[dict[str, Any]] = field(default_factory=list)
     intents: list[dict[str, Any]] = field(default_factory=list)
     withdrawn: list[tuple[str, str]] = field(default_factory=list)
+    actions: list[dict[str, Any]] = field(default_factory=list)
 
 
 class UnitOfWork:
@@ -110,6 +111,7 @@ class UnitOfWork:
         self._touched: dict[tuple[str, str], _Entry] = {}
         self._intended: list[dict[str, Any]] = []
         self._withdrawn: list[tuple[str, str]] = []
+        self._acted: list[dict[str, Any]] = []
 
     def get(self, store: AggregateStore[T], key: str) -> T | None:
         """Return the aggregate with this key, or None."""
@@ -162,6 +164,14 @@ class UnitOfWork:
         self._intended = [row for row in self._intended if (row["kind"], row["key"]) != (kind, key)]
         self._withdrawn.append((kind, key))
 
+    def record_action(self, action: str, target: str, why: str, outcome: str = "") -> None:
+        """Note what an operator does here, to be found by `ListActions`: saved with this unit, or not at all.
+
+        The actor is whoever makes the call in progress. `action` is a verb, as in `cancel_order`; `target` is what
+        it is done to; `why` is in the actor's words; `outcome` says for people what came of it.
+        """
+        self._acted.append(actions.row_of(self._time, actions.actor(), action, target, why, outcome))
+
     def load(self, loads: Iterable[Load]) -> None:
         """Load what is not loaded yet, with one query a store."""
         wanted: dict[str, tuple[AggregateStore[Any], dict[str, None]]] = {}
@@ -194,6 +204,8 @@ class UnitOfWork:
         if self._intended or self._withdrawn:
             self._keep_intents(origin, events[-1]["event_id"] if events else None)
         self._effects.events += events
+        if self._acted:
+            self._effects.actions += self._acted
         self._forget()
 
     def _keep_intents(self, origin: Origin, last_event: str | None) -> None:
@@ -223,6 +235,8 @@ class UnitOfWork:
             self._intended = []
         if self._withdrawn:
             self._withdrawn = []
+        if self._acted:
+            self._acted = []
 
     def _event(self, event: Message, key: str, origin: Origin) -> dict[str, Any]:
         return {
@@ -254,6 +268,8 @@ class UnitOfWork:
             self._sql.insert_new(self.connection, tables.intents, effects.intents, "kind")
         if effects.events:
             self._sql.insert(self.connection, tables.outbox, effects.events)
+        if effects.actions:
+            self._sql.insert(self.connection, tables.actions, effects.actions)
         return Flushed(
             frozenset((e.store.name, e.key) for entries in changed.values() for e in entries),
             len(effects.events),

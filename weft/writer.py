@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSp
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from weft import logs
+from weft import crash_points, logs
 from weft.database import is_lost
 from weft.domain import Unavailable
 from weft.store import Conflict
@@ -46,6 +46,8 @@ class _Command:
     unit: Unit[Any]
     context: contextvars.Context
     future: asyncio.Future[Any]
+    name: object
+    """The function that it comes from; that is what its crash points are called after."""
 
 
 @dataclass(slots=True)
@@ -127,14 +129,18 @@ class Writer:
         It is run again, from the beginning, when somebody else changed what it had loaded. Raises what the
         command raises; `Unavailable` when too many are waiting.
         """
-        return await self.run_unit(Unit(lambda work: command(work, *args, **kwargs), Origin(self._current_trace())))
+        unit = Unit(lambda work: command(work, *args, **kwargs), Origin(self._current_trace()))
+        return await self.run_unit(unit, command)
 
-    async def run_unit(self, unit: Unit[R]) -> R:
-        """Run one unit as `run` does; for a caller that knows its loads or its origin."""
+    async def run_unit(self, unit: Unit[R], name: object = None) -> R:
+        """Run one unit as `run` does; for a caller that knows its loads or its origin.
+
+        `name`, a string or a function, is what its crash points are called after; `unit.run` by default.
+        """
         if len(self._commands) >= self._most_waiting:
             raise Unavailable("too many commands are waiting", retry_after=1.0)
         future: asyncio.Future[R] = self._loop.create_future()
-        self._put(self._commands, _Command(unit, contextvars.copy_context(), future))
+        self._put(self._commands, _Command(unit, contextvars.copy_context(), future, name or unit.run))
         return await future
 
     async def transact(self, body: Callable[[Transaction], R]) -> R:
@@ -173,7 +179,8 @@ class Writer:
     def _run_commands(self, commands: list[_Command], tries: int = 1) -> None:
         units = [Unit(_in_context(c), c.unit.origin, c.unit.loads) for c in commands]
         try:
-            outcomes, flushed = self._in_transaction(lambda transaction: transaction.run(units))
+            names = [command.name for command in commands]
+            outcomes, flushed = self._in_transaction(lambda transaction: transaction.run(units), names)
         except Exception as error:
             may_work = _may_work_again(error) or (len(commands) > 1 and not is_lost(error))
             if not may_work or tries >= _ATTEMPTS:
@@ -189,13 +196,13 @@ class Writer:
 
     def _run_transaction(self, transaction: _Transaction[Any]) -> None:
         try:
-            value, flushed = self._in_transaction(transaction.body)
+            value, flushed = self._in_transaction(transaction.body, [transaction.body])
         except Exception as error:
             self._settle([(transaction.future, Failed(error))], Flushed())
         else:
             self._settle([(transaction.future, Done(value))], flushed)
 
-    def _in_transaction(self, body: Callable[[Transaction], R]) -> tuple[R, Flushed]:
+    def _in_transaction(self, body: Callable[[Transaction], R], names: Sequence[object]) -> tuple[R, Flushed]:
         try:
             if self._connection is None:
                 self._connection = self._database.write.connect()
@@ -203,6 +210,8 @@ class Writer:
                 transaction = Transaction(self._connection, self._database, self.clock)
                 value = body(transaction)
                 flushed = transaction.flush()
+                crash_points.reach("before", "commit", *names)
+            crash_points.reach("after", "commit", *names)
             for call in transaction.then:
                 call()
         except DBAPIError:

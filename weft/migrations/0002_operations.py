@@ -35,4 +35,5 @@ def upgrade() -> None:
         sa.Column("outcome", sa.Text, nullable=False),
         sqlite_autoincrement=True,
     )
+    op.create_index("outbox_by_aggregate", "outbox", ["aggregate_id"])
     op.create_index("actions_by_target", "actions", ["target"])

@@ -232,6 +232,18 @@ async def test_events_of_two_contexts_are_read_side_by_side(world: World) -> Non
         await eventually(lambda: world.rows.notes("tea") == ["product"])
 
 
+@on_sqlite
+async def test_an_id_that_two_streams_use_stands_for_two_events(world: World) -> None:
+    """An event is known by its consumer and its id: what one consumer has handled is new to another."""
+    from commerce.product.v1.product_events_pb2 import ProductCreated
+
+    async with world.running():
+        await world.feed.send(task("a", 1), ids=["one"])
+        await world.until_seen("a", [1])
+        await world.feed.send(ProductCreated(sku="tea"), ids=["one"])
+        await eventually(lambda: world.rows.notes("tea") == ["product"])
+
+
 @on_postgres
 async def test_a_database_that_is_gone_for_a_while_is_waited_for(world: World, postgres_server: Postgres) -> None:
     async with world.running(batch_size=10):

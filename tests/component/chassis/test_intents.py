@@ -286,6 +286,21 @@ async def test_a_patient_timer_waits_until_the_streams_are_handled(world: World)
 
 
 @on_sqlite
+async def test_a_patient_timer_does_not_fire_before_it_is_told_that_the_streams_are_handled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, handled = Toy(), asyncio.Event()
+    async with world.running(toy) as service:
+        monkeypatch.setattr(service.consumers[0], "caught_up", handled.wait)
+        await service.writer.run(promise, "patient", "a")
+        await service.writer.run(promise, "alarm", "impatient")
+        await eventually(lambda: toy.fired)
+        assert toy.fired == ["impatient"]
+        handled.set()
+        await eventually(lambda: toy.fired == ["impatient", "a"])
+
+
+@on_sqlite
 async def test_a_patient_timer_waits_for_the_broker_and_for_what_was_in_its_stream(world: World) -> None:
     toy = Toy()
     async with world.running(toy) as service:

@@ -10,7 +10,7 @@ import sys
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aiohttp
 import orjson
@@ -29,8 +29,9 @@ from weft.testing import EventReader, StoredEvent, eventually, free_port
 from weft.wire import encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
+    import grpc
     from google.protobuf.message import Message
     from sqlalchemy import Connection
 
@@ -42,6 +43,7 @@ ROOT = Path(__file__).parents[3]
 on_sqlite = pytest.mark.parametrize("database_server", ["sqlite"], indirect=True)
 on_postgres = pytest.mark.parametrize("database_server", ["postgres"], indirect=True)
 Row = tuple[Any, ...]
+S = TypeVar("S")
 
 
 class Rows:
@@ -122,12 +124,16 @@ class Feed:
             stored = await self.broker.publish(messages[done : done + 500])
             if not stored:
                 await asyncio.sleep(0.02)
-            done += stored
+            done += len(stored)
         return list(ids)
 
     async def send_bytes(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> int:
         """Publish any message; return its number in the stream."""
         return (await self.broker.js.publish(subject, body, headers=headers)).seq
+
+    def forget(self) -> None:
+        """Read the streams from their beginnings: they may not be what they were."""
+        self._readers.clear()
 
     async def published(self, context: str = "commerce.inventory") -> list[StoredEvent]:
         """Return what the stream of a context holds, the toy's by default."""
@@ -213,6 +219,12 @@ class Process:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self._process is not None
@@ -236,9 +248,9 @@ class Process:
         output, errors = await asyncio.to_thread(self._process.communicate, None, timeout)
         return self._process.returncode, output, errors
 
-    async def ready(self) -> None:
+    async def ready(self, timeout: float = 20.0) -> None:
         """Wait until it says that it is ready."""
-        await eventually(self._is_ready, timeout=20, what="the process is ready")
+        await eventually(self._is_ready, timeout, "the process is ready")
 
     async def _is_ready(self) -> bool:
         url = f"http://127.0.0.1:{self.ops_port}/readyz"
@@ -248,8 +260,14 @@ class Process:
     @asynccontextmanager
     async def calling(self) -> AsyncIterator[InventoryServiceStub]:
         """Open a channel to it."""
+        async with self.calling_as(InventoryServiceStub) as stub:
+            yield stub
+
+    @asynccontextmanager
+    async def calling_as(self, stub: Callable[[grpc.aio.Channel], S]) -> AsyncIterator[S]:
+        """Open a channel to one of its services."""
         async with signed_channel(f"127.0.0.1:{self.grpc_port}", bearer()) as channel:
-            yield InventoryServiceStub(channel)  # type: ignore[no-untyped-call]
+            yield stub(channel)
 
 
 def restock(account: str, quantity: int = 1) -> api.RestockRequest:

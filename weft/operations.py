@@ -1,0 +1,188 @@
+"""What an operator sees and does in one service: `weftapi.v1.OperationsService`, which every service hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from weft import actions, backlog, pages
+from weft.actions import actor
+from weft.domain import InvalidInput, Violation, check_id, text_violations
+from weft.inspection import MOST_EVENTS, inspect_aggregate
+from weft.letter_messages import at, chosen_of, letter_of, wanted_of, whole_letter_of
+from weft.letter_queries import find_page, position_kinds, position_of
+from weft.pull import BrokerTrouble
+from weftapi.v1 import operations_service_pb2 as api
+from weftapi.v1.operations_service_pb2_grpc import OperationsServiceServicer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from sqlalchemy import Row
+
+    from weft.clock import Clock
+    from weft.consumer import Consumer
+    from weft.letter_box import LetterBox
+    from weft.read_models import ReadModels
+    from weft.recovery import Recovery
+    from weft.writer import Reader
+
+SERVICE = "weftapi.v1.OperationsService"
+"""Its full name."""
+
+_LONGEST_WHY = 1000
+
+
+class OperationsApi(OperationsServiceServicer):
+    """The operations of the service `name`."""
+
+    def __init__(
+        self,
+        name: str,
+        letters: LetterBox,
+        recovery: Recovery,
+        read_models: ReadModels,
+        reader: Reader,
+        clock: Clock,
+        consumers: Callable[[], Sequence[Consumer]],
+        standing: Collection[str],
+    ) -> None:
+        """`consumers` returns those that the service has now; `standing` are the kinds of intents that are always
+        there."""
+        self._name = name
+        self._letters = letters
+        self._recovery = recovery
+        self._read_models = read_models
+        self._reader = reader
+        self._clock = clock
+        self._consumers = consumers
+        self._standing = standing
+
+    async def GetBacklog(self, request: api.GetBacklogRequest, context: Any) -> api.GetBacklogResponse:
+        self._check(request)
+        found = await self._reader.run(backlog.count_backlog, self._standing)
+        positions = await self._reader.run(backlog.positions)
+        last_event_seq = await self._reader.run(backlog.last_event_seq)
+        consumers = self._consumers()
+        last_seqs = await asyncio.gather(*map(_last_seq, consumers))
+        progress = [
+            api.ConsumerProgress(
+                consumer=one.name, stream=one.stream, position=positions.get(one.name, 0), last_seq=last_seq
+            )
+            for one, last_seq in zip(consumers, last_seqs, strict=True)
+        ]
+        return api.GetBacklogResponse(
+            unpublished_events=_pending(found.unpublished),
+            open_intents=_pending(found.intents),
+            parked_events=_pending(found.parked),
+            dead_letters=_pending(found.dead),
+            consumers=progress,
+            last_event_seq=last_event_seq,
+        )
+
+    async def ListLetters(self, request: api.ListLettersRequest, context: Any) -> api.ListLettersResponse:
+        self._check(request)
+        wanted = wanted_of(request.filter, self._clock.now())
+        size = pages.size_of(request.page_size)
+        after = pages.position_of(request.page_token, *position_kinds(wanted.parked))
+        rows = await self._reader.run(find_page, wanted, size + 1, after)
+        page, token = pages.cut(rows, size, position_of)
+        return api.ListLettersResponse(letters=map(letter_of, page), next_page_token=token)
+
+    async def GetLetter(self, request: api.GetLetterRequest, context: Any) -> api.GetLetterResponse:
+        self._check(request)
+        return api.GetLetterResponse(letter=whole_letter_of(await self._letters.show(request.letter_id)))
+
+    async def RetryLetters(self, request: api.RetryLettersRequest, context: Any) -> api.RetryLettersResponse:
+        self._check(request, _why_violations(request.why))
+        wanted = chosen_of(request, self._clock.now())
+        found, more = await self._letters.retry(wanted, actor(), request.why, dry_run=request.dry_run)
+        return api.RetryLettersResponse(letters=map(letter_of, found), more=more)
+
+    async def DropLetters(self, request: api.DropLettersRequest, context: Any) -> api.DropLettersResponse:
+        self._check(request, _why_violations(request.why, required=not request.dry_run))
+        wanted = chosen_of(request, self._clock.now())
+        if wanted.parked:
+            raise InvalidInput(Violation("filter.kind", "must be LETTER_KIND_DEAD: parked events cannot be dropped"))
+        found, more = await self._letters.drop(wanted, actor(), request.why, dry_run=request.dry_run)
+        return api.DropLettersResponse(letters=map(letter_of, found), more=more)
+
+    async def Redeliver(self, request: api.RedeliverRequest, context: Any) -> api.RedeliverResponse:
+        self._check(request, _why_violations(request.why))
+        return await self._recovery.redeliver(request, actor())
+
+    async def Republish(self, request: api.RepublishRequest, context: Any) -> api.RepublishResponse:
+        self._check(request, _why_violations(request.why))
+        return await self._recovery.republish(request, actor())
+
+    async def Rebuild(self, request: api.RebuildRequest, context: Any) -> api.RebuildResponse:
+        self._check(request, _why_violations(request.why))
+        return api.RebuildResponse(read_model=await self._read_models.rebuild(request, actor()))
+
+    async def ListReadModels(self, request: api.ListReadModelsRequest, context: Any) -> api.ListReadModelsResponse:
+        self._check(request)
+        return api.ListReadModelsResponse(read_models=await self._read_models.list())
+
+    async def InspectAggregate(
+        self, request: api.InspectAggregateRequest, context: Any
+    ) -> api.InspectAggregateResponse:
+        self._check(request, _event_violations(request.events))
+        listeners: dict[str, list[str]] = {}
+        for one in self._consumers():
+            for type_name in one.subscriptions:
+                listeners.setdefault(type_name, []).append(one.name)
+        aggregate_id = check_id("aggregate_id", request.aggregate_id)
+        return await self._reader.run(inspect_aggregate, aggregate_id, request.events, listeners)
+
+    async def ListActions(self, request: api.ListActionsRequest, context: Any) -> api.ListActionsResponse:
+        self._check(request)
+        size = pages.size_of(request.page_size)
+        before = pages.position_of(request.page_token, int)
+        rows = await self._reader.run(actions.list_actions, size + 1, int(before[0]) if before else None)
+        page, token = pages.cut(rows, size, lambda row: (row.id,))
+        return api.ListActionsResponse(actions=map(_action_of, page), next_page_token=token)
+
+    def _check(self, request: Any, wrong: Sequence[Violation] = ()) -> None:
+        """Raise `InvalidInput` for what is wrong, and for a request that is another service's."""
+        if request.service != self._name:
+            wrong = (Violation("service", f"must be {self._name}: that is who answers here"), *wrong)
+        if wrong:
+            raise InvalidInput(*wrong)
+
+
+async def _last_seq(consumer: Consumer) -> int | None:
+    """Return the number of the last message for a consumer; None if the broker cannot tell promptly."""
+    try:
+        return await consumer.last_seq()
+    except BrokerTrouble:
+        return None
+
+
+def _why_violations(why: str, *, required: bool = False) -> Sequence[Violation]:
+    if required and not why.strip():
+        return [Violation("why", "is required: it is written down")]
+    return text_violations("why", why, _LONGEST_WHY)
+
+
+def _event_violations(events: Sequence[api.FoundEvent]) -> Sequence[Violation]:
+    if len(events) > MOST_EVENTS:
+        return [Violation("events", f"must be at most {MOST_EVENTS}")]
+    return [
+        wrong for n, one in enumerate(events) for wrong in text_violations(f"events[{n}].event_id", one.event_id, 128)
+    ]
+
+
+def _pending(pending: backlog.Pending) -> api.Pending:
+    return api.Pending(count=pending.count, oldest_time=None if pending.oldest is None else at(pending.oldest))
+
+
+def _action_of(row: Row[Any]) -> api.Action:
+    return api.Action(
+        action_id=row.id,
+        time=at(row.at),
+        actor=row.actor,
+        action=row.action,
+        target=row.target,
+        why=row.why,
+        outcome=row.outcome,
+    )
