@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -78,6 +78,33 @@ def address_line(address: PostalAddress) -> str:
 def amount(money: MoneyMessage) -> str:
     """Return an amount, as in `12.50 EUR`; nothing for an amount that is not set."""
     return str(Money.of(money)) if money.currency_code else ""
+
+
+def clock_time(time: Timestamp) -> str:
+    """Return a time of today's in this machine's zone, as in `12:00:03`; with the date if it is another day's."""
+    local = time.ToDatetime(UTC).astimezone()
+    if not time.seconds:
+        return ""
+    return f"{local:%H:%M:%S}" if local.date() == datetime.now(UTC).astimezone().date() else local_time(time)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in one unit, as in `12 s`, `4 min` or `3 days`."""
+    for unit, size in (("days", 86400 * 2), ("h", 7200), ("min", 120)):
+        if seconds >= size:
+            return f"{seconds / (size / 2):.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def first_line(text: str, longest: int = 100) -> str:
+    """Return the first line of a text, cut after `longest` characters."""
+    first, *_ = text.splitlines() or [""]
+    return first if len(first) <= longest else f"{first[:longest]}…"
+
+
+def count(number: int, what: str) -> str:
+    """Return a number of things, as in `1 letter` or `1,200 letters`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def local_time(time: Timestamp) -> str:

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from cli.chaos.command import chaos
 from cli.data import DEFAULT_DATA
 from cli.errors import Problem
+from cli.operations import audit, letters, outbox, rebuild, redeliver
 from cli.options import Data, Gateway
 from cli.people import admins, login, logout, whoami
 from cli.shop import orders, products, shipments, stock
@@ -27,6 +29,8 @@ app.add_typer(products, name="product")
 app.add_typer(stock, name="stock")
 app.add_typer(shipments, name="shipment")
 app.add_typer(admins, name="admin")
+app.add_typer(letters, name="dlq")
+app.add_typer(outbox, name="outbox")
 
 
 class LogLevel(StrEnum):
@@ -139,6 +143,10 @@ def demo(data: Data = DEFAULT_DATA, gateway: Gateway = None) -> None:
 app.command()(login)
 app.command()(logout)
 app.command()(whoami)
+app.command()(redeliver)
+app.command()(rebuild)
+app.command()(audit)
+app.command()(chaos)
 
 
 def main() -> None:

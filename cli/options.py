@@ -14,6 +14,8 @@ Gateway = Annotated[
     typer.Option(metavar="URL", envvar="WEFT_GATEWAY", help="The gateway's address; else DIR/run.json has it."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print what the gateway answered, as JSON, instead of a table.")]
+Service = Annotated[str, typer.Option(metavar="SERVICE", help="Only this service: payment.")]
+Why = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is written down, for `weft audit`.")]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
 ]

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from cli.display import address_line, amount, local_time, order_lines, order_state, print_json, print_table, words
 from cli.errors import REFUSED, CallFailed, Problem
-from cli.parsing import parse_address, parse_line
+from cli.parsing import parse_address, parse_duration, parse_line
 from cli.remote import Target, pauses, reach
 from cli.rest import at, read, unless
 from cli.samples import ADDRESS
@@ -58,16 +58,19 @@ async def show(target: Target, order_id: str) -> None:
     _print_order(target, answer, ("payment", payment), ("shipment", shipment))
 
 
-async def cancel(target: Target, order_id: str) -> None:
-    """Cancel an order, or ask for it, and print it."""
+async def cancel(target: Target, order_id: str, *, operator_note: str = "") -> None:
+    """Cancel an order, or ask for it, and print it; with a note as an operator, who says why."""
+    body = {"operatorNote": operator_note} if operator_note else {}
     async with reach(target) as gateway:
-        answer = await gateway.post(at("/v1/orders/{}:cancel", order_id))
+        answer = await gateway.post(at("/v1/orders/{}:cancel", order_id), body)
     _print_order(target, answer)
 
 
-async def list_all(target: Target, *, user: str, state: str, limit: int) -> None:
-    """Print up to `limit` orders, newest first."""
+async def list_all(target: Target, *, user: str, state: str, unfinished_for: str = "", limit: int) -> None:
+    """Print up to `limit` orders, newest first; with `unfinished_for` those that wait so long for a decision."""
     wanted = {"userId": user, "state": _parse_state(state)}
+    if unfinished_for:
+        wanted["unfinishedFor"] = f"{parse_duration('--older-than', unfinished_for).total_seconds():g}s"
     async with reach(target) as gateway:
         query = {name: value for name, value in wanted.items() if value}
         answer = await gateway.list("/v1/orders", "orders", query, limit)
@@ -76,7 +79,7 @@ async def list_all(target: Target, *, user: str, state: str, limit: int) -> None
     elif found := read(answer, pb.ListOrdersResponse()).orders:
         print_table(("order", "placed", "user", "lines", "total", "state"), map(_as_row, found))
     else:
-        print("no orders")
+        print("no orders are stuck" if unfinished_for else "no orders")
 
 
 async def send_on(target: Target, order_id: str, step: str) -> None:

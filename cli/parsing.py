@@ -1,8 +1,9 @@
-"""What people type for a line of an order, an address and a price."""
+"""What people type for a line of an order, an address, a price, a time and how long something took."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from google.type.postal_address_pb2 import PostalAddress
@@ -11,6 +12,9 @@ from cli.errors import Problem
 from commerce.order.v1.order_service_pb2 import NewOrderLine
 from weft.domain import Money
 
+_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(\.[0-9]{1,3})?)\s*(?P<unit>[smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_SEQ = re.compile(r"[0-9]{1,18}")
 _PRICE = re.compile(r"(?P<number>[0-9]+(\.[0-9]{1,9})?)\s*(?P<currency>[A-Za-z]{3})")
 
 
@@ -37,3 +41,25 @@ def parse_price(text: str) -> Money:
         if price.nanos == nanos and price.fits:
             return price
     raise Problem(f"--price '{text}': write an amount and a currency, as in '12.50 EUR'")
+
+
+def parse_duration(option: str, text: str) -> timedelta:
+    """Read a number and its unit, as in `60s`, `10m`, `2h` or `3d`."""
+    if match := _DURATION.fullmatch(text.strip()):
+        return timedelta(**{_UNITS[match["unit"]]: float(match["number"])})
+    raise Problem(f"{option} {text}: write a number and s, m, h or d, as in 60s or 10m")
+
+
+def parse_since(text: str) -> int | datetime:
+    """Read a number in a stream, or a time: `10m` (ago), `14:30` (today), or ISO 8601, of this machine's zone."""
+    if _SEQ.fullmatch(text):
+        return int(text)
+    now = datetime.now(UTC)
+    if _DURATION.fullmatch(text.strip()):
+        return now - parse_duration("--since", text)
+    for day in ("", f"{date.today().isoformat()}T"):
+        try:
+            return datetime.fromisoformat(day + text).astimezone(UTC)
+        except ValueError:
+            continue
+    raise Problem(f"--since {text}: write a time, as in 2030-01-31T14:30 or 14:30 or 10m (ago), or a number")

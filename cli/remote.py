@@ -61,24 +61,27 @@ class Gateway:
         self.account = account
         self._rest = rest
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        """Return what is at `path`."""
-        return await self._send("GET", path, query=query)
+    async def get(self, path: str, query: Mapping[str, str] | None = None, *, patience: float | None = None) -> Answer:
+        """Return what is at `path`; the system may take `patience` seconds."""
+        return await self._send("GET", path, query=query, patience=patience)
 
-    async def post(self, path: str, body: Answer | None = None) -> Answer:
-        """Have something done."""
-        return await self._send("POST", path, body=body or {})
+    async def post(self, path: str, body: Answer | None = None, *, patience: float | None = None) -> Answer:
+        """Have something done; the system may take `patience` seconds."""
+        return await self._send("POST", path, body=body or {}, patience=patience)
 
     async def patch(self, path: str, body: Answer, fields: list[str]) -> Answer:
         """Change `fields` (JSON names) of what is at `path` to their values in `body`."""
         return await self._send("PATCH", path, body=body, query={"updateMask": ",".join(fields)})
 
-    async def list(self, path: str, what: str, query: Mapping[str, str], limit: int) -> Answer:
+    async def list(
+        self, path: str, what: str, query: Mapping[str, str], limit: int, *, patience: float | None = None
+    ) -> Answer:
         """Return up to `limit` entries of the list `what` at `path`, from as many pages as that takes."""
         answer: Answer = {what: []}
         while (left := limit - len(answer[what])) > 0:
             page = {"pageSize": str(min(left, _PAGE)), "pageToken": answer.get("nextPageToken", "")}
-            found = await self.get(path, {**query, **{name: value for name, value in page.items() if value}})
+            page = {name: value for name, value in page.items() if value}
+            found = await self.get(path, {**query, **page}, patience=patience)
             answer = {**found, what: answer[what] + found.get(what, [])}
             if not answer.get("nextPageToken"):
                 break
@@ -97,18 +100,24 @@ class Gateway:
         return claims_of(await self.token()).get("role") == "admin"
 
     async def _send(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Answer | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Answer | None = None,
+        patience: float | None = None,
     ) -> Answer:
         token = await self.account.token(self._rest)
         try:
-            return await self._rest.send(method, path, query=query, body=body, token=token)
+            return await self._rest.send(method, path, query=query, body=body, token=token, patience=patience)
         except CallFailed as failed:
             if failed.code == "PERMISSION_DENIED":
                 raise failed.with_advice(f"{self.account.who} asked; `weft login EMAIL` signs in as another") from None
             if failed.code != "UNAUTHENTICATED":
                 raise
         token = await self.account.renew(self._rest, token)
-        return await self._rest.send(method, path, query=query, body=body, token=token)
+        return await self._rest.send(method, path, query=query, body=body, token=token, patience=patience)
 
 
 @asynccontextmanager

@@ -103,14 +103,19 @@ class Rest:
         query: Mapping[str, str] | None = None,
         body: Answer | None = None,
         token: str = "",
+        patience: float | None = None,
     ) -> Answer:
         """Send one request and return what was answered; `path` is percent-encoded.
+
+        `patience` is how many seconds the system may take; the gateway's own default without it.
 
         A GET is repeated once if the gateway asks for it, with 503 and `Retry-After`. Raises `CallFailed` for
         a refusal and for no answer, `Problem` for an answer that no gateway of Weft gives.
         """
         url = URL(self.url + path, encoded=True).update_query(query or {})
         headers = {"authorization": f"Bearer {token}"} if token else {}
+        if patience is not None:
+            headers["x-request-timeout"] = f"{patience:g}"
         status, pause, text = await self._exchange(method, url, headers, body)
         if method == "GET" and status == HTTPStatus.SERVICE_UNAVAILABLE and pause is not None:
             await asyncio.sleep(min(pause, _LONGEST_PAUSE))

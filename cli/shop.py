@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.data import DEFAULT_DATA
-from cli.options import Address, Data, Gateway, Json
+from cli.options import Address, Data, Gateway, Json, Why
 
 orders = typer.Typer(help="Place orders, look at them, cancel them.", no_args_is_help=True)
 products = typer.Typer(help="The catalogue: what is for sale, and at which price.", no_args_is_help=True)
@@ -57,6 +57,13 @@ def list_orders(
     state: Annotated[
         str, typer.Option(help="Only those pending, confirmed, cancelling, shipped, completed or cancelled.")
     ] = "",
+    stuck: Annotated[
+        bool, typer.Option("--stuck", help="Only those that wait for a decision which should have come.")
+    ] = False,
+    older_than: Annotated[
+        str,
+        typer.Option(metavar="TIME", show_default="60s", help="With --stuck: unchanged for so long: 60s, 10m, 2h."),
+    ] = "",
     limit: Limit = 50,
     data: Data = DEFAULT_DATA,
     gateway: Gateway = None,
@@ -64,18 +71,49 @@ def list_orders(
 ) -> None:
     """List your orders, newest first; as an admin everybody's."""
     from cli import orders as work
+    from cli.errors import Problem
     from cli.remote import Target
 
-    asyncio.run(work.list_all(Target(data, gateway, json), user=user, state=state, limit=limit))
+    if older_than and not stuck:
+        raise Problem("--older-than is about orders that are stuck: add --stuck")
+    unfinished_for = (older_than or "60s") if stuck else ""
+    listed = work.list_all(
+        Target(data, gateway, json), user=user, state=state, unfinished_for=unfinished_for, limit=limit
+    )
+    asyncio.run(listed)
+
+
+@orders.command("explain")
+def explain_order(order_id: OrderId, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
+    """Say what an order waits for, since when, and where each of its events is (admins).
+
+    A service that is away is named, and the rest is shown; then the exit code is 1.
+    """
+    from cli import explain as work
+    from cli.remote import Target
+
+    raise typer.Exit(asyncio.run(work.explain(Target(data, gateway, json), order_id)))
 
 
 @orders.command("cancel")
-def cancel_order(order_id: OrderId, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: Json = False) -> None:
+def cancel_order(
+    order_id: OrderId,
+    as_operator: Annotated[
+        bool, typer.Option("--as-operator", help="Not as its customer wants: needs --why (admins).")
+    ] = False,
+    why: Why = "",
+    data: Data = DEFAULT_DATA,
+    gateway: Gateway = None,
+    json: Json = False,
+) -> None:
     """Cancel an order that is not shipped yet."""
     from cli import orders as work
+    from cli.errors import Problem
     from cli.remote import Target
 
-    asyncio.run(work.cancel(Target(data, gateway, json), order_id))
+    if as_operator != bool(why):
+        raise Problem("--as-operator and --why belong together: an operator says why, a customer need not")
+    asyncio.run(work.cancel(Target(data, gateway, json), order_id, operator_note=why))
 
 
 @shipments.command("dispatch")

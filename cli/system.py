@@ -157,10 +157,11 @@ class System:
         }
 
     def _gateway_env(self) -> dict[str, str]:
-        backends = (f"commerce.{name}.v1.{name.title()}Service={self._target(name)}" for name in SERVICES)
+        own = (f"commerce.{name}.v1.{name.title()}Service={self._target(name)}" for name in SERVICES)
+        shared = (f"weftapi.v1.OperationsService/{name}={self._target(name)}" for name in SERVICES)
         return {
             "WEFT_GATEWAY_DESCRIPTORS": str(descriptors()),
-            "WEFT_GATEWAY_BACKENDS": " ".join(backends),
+            "WEFT_GATEWAY_BACKENDS": " ".join([*own, *shared]),
             "WEFT_GATEWAY_PORT": str(self.ports[GATEWAY, "http"]),
             "WEFT_GATEWAY_OPS_PORT": str(self.ports[GATEWAY, "ops"]),
         }

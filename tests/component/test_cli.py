@@ -436,3 +436,60 @@ def read_until(terminal: int, text: bytes) -> bytes:
     while text not in shown:
         shown += os.read(terminal, 1024)
     return shown
+
+
+# Operators
+
+
+async def test_a_search_for_gaps_goes_on_until_all_is_looked_at(gateway: FakeGateway) -> None:
+    await sign_in()
+    event = {"eventType": "commerce.order.v1.OrderCreated", "aggregateId": "o1", "seq": "7"}
+    gateway.orders = [
+        {"scanned": "500", "missing": [event], "nextSeq": "501", "lastSeq": "800"},
+        {"scanned": "300", "missing": [event], "lastSeq": "800"},
+    ]
+    told = (await weft("redeliver", "payment-from-order", "--since", "10m", "--why", "restored")).output
+    assert "looked at 800 messages for payment-from-order; 2 are missing (2 OrderCreated)" in told
+    (first, _), (second, _) = ((body, request) for request, body in gateway.requests[-2:])
+    assert (set(first) - set(second), second["fromSeq"], second["why"]) == ({"fromTime"}, "501", "restored")
+
+
+async def test_a_rebuild_is_followed_to_its_end(gateway: FakeGateway) -> None:
+    await sign_in()
+    model = {"readModel": "history", "generation": 1, "building": 2}
+    built = {"readModel": "history", "generation": 2}
+    gateway.orders = [model, {"readModels": [model]}, {"readModels": [built]}]
+    assert (await weft("rebuild", "order", "history")).output == "history is built: build 2 serves\n"
+
+
+async def test_a_service_that_is_away_is_named_and_the_rest_is_shown(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.orders = [{"letters": []}]
+    gateway.faults = [lambda: refuse(14, "not reachable now")]
+    result = await weft("dlq", "list", "--json")
+    assert result.exit_code == 1
+    assert len(json.loads(result.stdout)["away"]) == 1
+    assert "is away, and what it has is missing: UNAVAILABLE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("dlq retry", "say which letters"),
+        ("dlq retry payment-from-order.7 --all", "not both"),
+        ("dlq retry nobody.7", "names no service"),
+        ("dlq drop --service nobody --why x", "there is no service 'nobody'"),
+        ("dlq list --consumer payment-from-order --service order", "is payment's, and not order's"),
+        ("dlq list --older-than soon", "write a number and s, m, h or d"),
+        ("redeliver payment-from-order --since tomorrow", "write a time"),
+        ("outbox republish --since 7", "add --service"),
+        ("order cancel o1 --as-operator", "--as-operator and --why belong together"),
+        ("order list --older-than 1m", "add --stuck"),
+    ],
+)
+async def test_what_an_operator_cannot_mean_is_told(gateway: FakeGateway, line: str, why: str) -> None:
+    await sign_in()
+    asked = gateway.asked.total()
+    found = await problem(*line.split())
+    assert why in str(found)
+    assert (found.exit_code, gateway.asked.total()) == (2, asked)

@@ -92,7 +92,8 @@ def test_the_gateway_knows_where_every_rpc_of_the_contract_is() -> None:
     files = [file for file in contract.file if file.package.startswith("commerce.")]
     packages = {f"{file.package}.{one.name}": file.package for file in files for one in file.service}
     backends = dict(one.split("=") for one in environment_of("gateway")["WEFT_GATEWAY_BACKENDS"].split())
-    assert backends == {service: f"{package.split('.')[1]}:50051" for service, package in packages.items()}
+    own = {service: f"{package.split('.')[1]}:50051" for service, package in packages.items()}
+    assert backends == own | {f"weftapi.v1.OperationsService/{name}": f"{name}:50051" for name in SERVICES}
 
 
 def test_only_the_gateway_is_open_to_others() -> None:

@@ -452,3 +452,36 @@ async def test_a_trace_goes_with_the_request() -> None:
             await provider.refund("key-1", "ch_1", headers={"traceparent": "00-aa-bb-01"})
     assert b"traceparent: 00-aa-bb-01\r\n" in await heard
     assert b"Idempotency-Key: key-1\r\n" in await heard
+
+
+async def test_an_outage_refuses_everything_until_it_is_over(tmp_path: Path) -> None:
+    with running(tmp_path / "ledger.db") as sandbox:
+        async with aiohttp.ClientSession(sandbox.url) as http:
+            key, wanted = new_id(), a_charge()
+            await post(http, "/control/outage", "", {"seconds": 60})
+            status, answer = await post(http, "/v1/charges", key, wanted)
+            assert (status, answer["error"]["code"]) == (503, "outage")
+            assert (await audit(http, wanted["reference"]))["charges"] == []
+            await post(http, "/control/outage", "", {"seconds": 0})
+            assert (await post(http, "/v1/charges", key, wanted))[0] == 201
+
+
+async def test_an_outage_may_lose_answers_alone(tmp_path: Path) -> None:
+    with running(tmp_path / "ledger.db") as sandbox:
+        async with aiohttp.ClientSession(sandbox.url) as http:
+            key, wanted = new_id(), a_charge()
+            await post(http, "/control/outage", "", {"seconds": 60, "answers_lost": True})
+            assert (await post(http, "/v1/charges", key, wanted))[0] == 503
+            assert len((await audit(http, wanted["reference"]))["charges"]) == 1
+            async with Provider(sandbox.url) as provider:
+                with pytest.raises(OutcomeUnknown):
+                    await provider.charge(key, wanted["reference"], AMOUNT, "tok_ok", repeat=True)
+                await post(http, "/control/outage", "", {"seconds": 0})
+                found = await provider.charge(key, wanted["reference"], AMOUNT, "tok_ok", repeat=True)
+            assert isinstance(found, Charged)
+
+
+@pytest.mark.parametrize("seconds", [None, "5", True, -1, 601])
+async def test_an_outage_of_no_time_that_is_known_is_refused(http: aiohttp.ClientSession, seconds: object) -> None:
+    status, answer = await post(http, "/control/outage", "", {"seconds": seconds})
+    assert (status, answer["error"]["code"]) == (400, "invalid_seconds")

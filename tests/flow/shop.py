@@ -8,6 +8,7 @@ import grpc
 from google.type.money_pb2 import Money
 from google.type.postal_address_pb2 import PostalAddress
 
+from cli.chaos.books import reason_of, state_of
 from commerce.inventory.v1 import inventory_service_pb2 as inventory
 from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from commerce.order.v1 import order_service_pb2 as orders
@@ -53,6 +54,7 @@ class Shop:
         self._channels: list[grpc.aio.Channel] = []
 
     async def __aenter__(self) -> Self:
+        self._users = UserServiceStub(self._channel("user"))
         if not self.system.tokens:
             await self._sign_in()
         self.customer, self.admin = self.system.tokens["customer"], self.system.tokens["admin"]
@@ -66,11 +68,13 @@ class Shop:
 
     async def _sign_in(self) -> None:
         customer = {"email": f"{new_id()}@example.com", "password": "correct horse"}
-        stub = UserServiceStub(self._channel("user"))
-        await stub.RegisterUser(users.RegisterUserRequest(**customer, address=HOME), timeout=TIMEOUT)
+        await self._register(customer)
         for who, account in (("customer", customer), ("admin", self.system.admin)):
-            session = (await stub.SignIn(users.SignInRequest(**account), timeout=TIMEOUT)).session
+            session = (await self._users.SignIn(users.SignInRequest(**account), timeout=TIMEOUT)).session
             self.system.tokens[who] = f"Bearer {session.access_token}"
+
+    async def _register(self, account: Mapping[str, str]) -> None:
+        await self._users.RegisterUser(users.RegisterUserRequest(**account, address=HOME), timeout=TIMEOUT)
 
     async def __aexit__(self, *_: object) -> None:
         for channel in self._channels:
@@ -84,14 +88,32 @@ class Shop:
     async def offer(self, pieces: int, price: Money = EUR_5) -> str:
         """Add a product of which there are so many pieces; return its sku."""
         sku = f"sku-{new_id()}"
-        product = products.Product(sku=sku, title="A thing", price=price)
-        await self._products.CreateProduct(products.CreateProductRequest(product=product), timeout=TIMEOUT)
+        await self.create(sku, price)
         await eventually(lambda: self.stock(sku), PATIENCE, f"inventory hears of {sku}")
         self.system.restocked[sku] = pieces
         if pieces:
-            request = inventory.RestockRequest(sku=sku, quantity=pieces)
-            await self._inventory.Restock(request, timeout=TIMEOUT)
+            await self.restock(sku, pieces)
         return sku
+
+    async def create(self, sku: str, price: Money = EUR_5) -> None:
+        """Add a product."""
+        product = products.Product(sku=sku, title="A thing", price=price)
+        await self._products.CreateProduct(products.CreateProductRequest(product=product), timeout=TIMEOUT)
+
+    async def change(self, sku: str, price: Money) -> None:
+        """Give a product another price."""
+        product = products.Product(sku=sku, price=price)
+        await self._products.UpdateProduct(products.UpdateProductRequest(product=product), timeout=TIMEOUT)
+
+    async def restock(self, sku: str, pieces: int) -> None:
+        """Put pieces into stock."""
+        await self._inventory.Restock(inventory.RestockRequest(sku=sku, quantity=pieces), timeout=TIMEOUT)
+
+    async def register(self) -> None:
+        """Open an account for somebody new, and sign them in."""
+        account = {"email": f"{new_id()}@example.com", "password": "correct horse"}
+        await self._register(account)
+        await self._users.SignIn(users.SignInRequest(**account), timeout=TIMEOUT)
 
     async def order(self, wanted: str | Mapping[str, int], token: str = "tok_ok") -> str:
         """Place an order of one piece of a sku, or of so many pieces of each; return its id."""
@@ -181,16 +203,6 @@ class Shop:
         """Return the level of a sku."""
         answer = await self._inventory.GetStock(inventory.GetStockRequest(sku=sku), timeout=TIMEOUT)
         return answer.stock
-
-
-def state_of(order: orders.Order) -> str:
-    """Return the name of an order's state, as in `CONFIRMED`."""
-    return orders.OrderState.Name(order.state).removeprefix("ORDER_STATE_")
-
-
-def reason_of(order: orders.Order) -> str:
-    """Return the name of the reason for which an order is cancelled, as in `OUT_OF_STOCK`."""
-    return orders.CancelReason.Name(order.cancel_reason).removeprefix("CANCEL_REASON_")
 
 
 def _shipment_state(shipment: shipping.Shipment) -> str:

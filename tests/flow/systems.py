@@ -26,7 +26,9 @@ SERVICES = ("user", "product", "order", "payment", "inventory", "shipping")
 PATIENCE = 60.0
 # `weft up` is asked to end when the tests die without a word; only Linux has that.
 _UP = """
-import ctypes, runpy, sys
+import ctypes, functools, json, runpy, sys
+from cli import supervisor
+supervisor.Timing = functools.partial(supervisor.Timing, **json.loads(sys.argv.pop(1)))
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 15)
 sys.argv[0] = "weft"
@@ -53,8 +55,13 @@ class WholeSystem:
         postgres: bool = False,
         scale: Mapping[str, int] | None = None,
         settings: Mapping[str, str] | None = None,
+        tree: Path = ROOT,
+        timing: Mapping[str, float] | None = None,
     ) -> None:
-        """`scale` is how many instances of a service there are; `settings` are environment variables of all."""
+        """`scale` is how many instances of a service there are; `settings` are environment variables of all.
+
+        `tree` is where the code is; `timing` is what the supervisor's `Timing` has other than usual.
+        """
         self.data = folder / "data"
         self.one_process = one_process
         self.postgres = postgres
@@ -67,6 +74,8 @@ class WholeSystem:
         """The `authorization` of those who signed in, which is good for longer than the tests take."""
         self._output = folder / "output"
         self._settings = {**_LEASES, **(settings or {})}
+        self._tree = tree
+        self._timing = timing or {}
         self._up: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
@@ -74,7 +83,8 @@ class WholeSystem:
         if self._up is not None and self._up.poll() is None:
             return
         self._spawn()
-        await eventually(lambda: "weft is ready: " in self.said or self._ended, PATIENCE, "weft is ready")
+        patience = self._timing.get("start", PATIENCE)
+        await eventually(lambda: "weft is ready: " in self.said or self._ended, patience, "weft is ready")
         assert not self._ended, self.said
 
     def stop(self) -> int:
@@ -143,6 +153,12 @@ class WholeSystem:
         pid, _ = self._parts()[name]
         return pid
 
+    @property
+    def supervisor(self) -> int:
+        """Return the process of `weft up` itself."""
+        assert self._up is not None
+        return self._up.pid
+
     def pids(self) -> set[int]:
         """Return every process of the system but the supervisor."""
         return {pid for pid, _ in self._parts().values()}
@@ -169,18 +185,23 @@ class WholeSystem:
     async def restarted(self, name: str, before: int) -> None:
         """Return when a part has another process than `before`, and everything is ready."""
         await eventually(lambda: self.pid(name) != before, PATIENCE, f"{name} is restarted")
-        await eventually(self._ready, PATIENCE, f"all is ready after the restart of {name}")
+        await self.all_ready(f"after the restart of {name}")
+
+    async def all_ready(self, when: str = "") -> None:
+        """Return when every process answers."""
+        await eventually(self._ready, PATIENCE, f"all is ready {when}")
 
     def _spawn(self) -> None:
-        path = os.pathsep.join([str(ROOT), str(ROOT / "gen")])
-        options = ["--one-process"] * self.one_process + ["--postgres"] * self.postgres
+        path = os.pathsep.join([str(self._tree), str(self._tree / "gen")])
+        options = ["--gateway-port=0"] + ["--one-process"] * self.one_process + ["--postgres"] * self.postgres
         options += [f"--scale={service}={count}" for service, count in self.scale.items()]
         with self._output.open("w") as output:
             self._up = subprocess.Popen(
-                [sys.executable, "-c", _UP, "up", "--data", str(self.data), "--gateway-port=0", *options],
+                [sys.executable, "-c", _UP, json.dumps(self._timing), "up", f"--data={self.data}", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                cwd=self._tree,
                 env={**os.environ, "PYTHONPATH": path, **self._settings},
             )
 

@@ -8,7 +8,8 @@ import grpc
 import pytest
 from google.type.money_pb2 import Money
 
-from tests.flow.audit import Amount, audit
+from cli.chaos.books import Amount
+from tests.flow.audit import audit
 from tests.flow.shop import reason_of, refused
 from weft.testing import eventually
 

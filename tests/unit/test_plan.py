@@ -67,7 +67,8 @@ def test_the_gateway_has_every_service_of_the_contract_behind_it(tmp_path: Path)
     system = plan(tmp_path)
     env = children(system)["gateway"].env
     behind = dict(one.split("=") for one in env["WEFT_GATEWAY_BACKENDS"].split())
-    assert behind == {f"commerce.{name}.v1.{name.title()}Service": address(system, name) for name in SERVICES}
+    own = {f"commerce.{name}.v1.{name.title()}Service": address(system, name) for name in SERVICES}
+    assert behind == own | {f"weftapi.v1.OperationsService/{name}": address(system, name) for name in SERVICES}
     assert system.system.gateway_url == f"http://{LOOPBACK}:{env['WEFT_GATEWAY_PORT']}"
 
 
