@@ -2,6 +2,8 @@
 PYTHON ?= python3
 ARGS   ?=
 AGAINST ?= main
+CHAOS_SEEDS ?= 1 2 3
+CHAOS := $(if $(FULL),--orders 10000 --kills 200 --pauses 60 --cuts 60 --outages 12 --restarts 6)
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -13,7 +15,7 @@ ALL  := $(CODE) $(wildcard tests bench tools deploy)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help up test lint proto breaking docs bench lock clean .venv
+.PHONY: help up test chaos proof lint proto breaking docs bench lock clean .venv
 .PHONY: lint-style lint-types lint-imports lint-proto lint-generated
 
 help: ## list what can be made
@@ -23,7 +25,18 @@ up: $(VENV)/.runtime ## start everything and place three sample orders; Ctrl-C s
 	@$(BIN)/weft up --demo $(ARGS)
 
 test: $(VENV)/.dev ## run the tests, three at a time; ARGS="-k declined" picks some, ARGS="-n 0" runs one at a time
-	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
+
+chaos: $(VENV)/.runtime ## break systems on purpose and audit them; FULL=1 breaks more, CHAOS_SEEDS="7 8" chooses other faults
+	@mkdir -p .build
+	@for seed in $(CHAOS_SEEDS); do for store in "" "--postgres --scale order=2 --scale inventory=2"; do \
+	  report=.build/chaos-$$seed$${store:+-postgres}.json; \
+	  echo "weft chaos --seed $$seed $$store $(CHAOS) $(ARGS)"; \
+	  $(BIN)/weft chaos --seed $$seed $$store $(CHAOS) --json $$report $(ARGS) || exit; \
+	done; done
+
+proof: $(VENV)/.dev ## prove the guarantees: power cuts, disks that fail, planted faults, crash points; ARGS="-k power" picks some
+	@$(BIN)/python -m pytest tests/proof -n 0 -v -rs --durations 10 $(ARGS)
 
 lint: lint-style lint-types lint-imports lint-proto lint-generated ## check style, types, layering and protobuf
 

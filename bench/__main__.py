@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from bench import edge, events, flow, latency, start
+from bench import edge, events, flow, latency, poison, start
 from bench.display import Display
 from bench.machine import describe_machine, describe_run, describe_versions
 from bench.markdown import has_place, write_run
@@ -31,6 +31,7 @@ _WORK = Path(".bench")
 _BROKE, _OPERATOR, _INTERRUPTED = 1, 2, 130
 _SECTIONS: dict[str, tuple[str, Callable[[Stage], Awaitable[Sequence[Figure]]]]] = {
     "events": ("events handled by inventory (OrderCreated)", events.measure),
+    "poison": ("events handled by inventory, with 1% that cannot be handled among them", poison.measure),
     "latency": ("one event through an idle inventory", latency.measure),
     "edge": ("one call: bare, chassis, gateway", edge.measure),
     "flow": ("orders through the whole system, a process for each service", flow.measure),

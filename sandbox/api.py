@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,10 +20,15 @@ from starlette.routing import Route
 from sandbox.ledger import Charge, KeyReused, Ledger, NotRefundable, Refund, net
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import Request
     from starlette.responses import Response
 
+    _Handler = Callable[[Request], Awaitable[Response]]
+
 _MAX_BODY = 16 * 1024
+_LONGEST_OUTAGE = 600
 _DECLINES = {"tok_ok": None, "tok_slow": None, "tok_timeout": None, "tok_declined": "card_declined"}
 
 
@@ -32,11 +39,13 @@ def make_app(ledger: Ledger, closing: asyncio.Event, *, slow: float = 2.0, hold:
     that `tok_timeout` holds a connection whose client does not leave.
     """
     api = Api(ledger, closing, slow, hold)
+    outage = Outage()
     routes = [
-        Route("/v1/charges", api.charge, methods=["POST"]),
-        Route("/v1/charges", api.find_charge, methods=["GET"]),
-        Route("/v1/charges/{charge_id}/refunds", api.refund, methods=["POST"]),
+        Route("/v1/charges", outage.over(api.charge), methods=["POST"]),
+        Route("/v1/charges", outage.over(api.find_charge), methods=["GET"]),
+        Route("/v1/charges/{charge_id}/refunds", outage.over(api.refund), methods=["POST"]),
         Route("/v1/ledger", api.show_ledger, methods=["GET"]),
+        Route("/control/outage", outage.begin, methods=["POST"]),
         Route("/healthz", api.healthz, methods=["GET"]),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _answer_error})
@@ -62,11 +71,8 @@ class ChargeRequest:
     @classmethod
     def parse(cls, body: bytes) -> ChargeRequest:
         """Read a JSON body. Raises `Problem` that names the wrong field."""
-        try:
-            document = json.loads(body)
-        except ValueError:
-            raise Problem(400, "invalid_body", "the body is not JSON") from None
-        if not isinstance(document, dict) or not isinstance(document.get("amount"), dict):
+        document = _object(body)
+        if not isinstance(document.get("amount"), dict):
             raise Problem(400, "invalid_amount", 'amount must be {"currency": "EUR", "nanos": "12500000000"}')
         amount = document["amount"]
         currency = _text(amount, "currency", r"[A-Z]{3}", "three capital letters")
@@ -156,6 +162,37 @@ class Api:
         return JSONResponse({"status": "ok"})
 
 
+class Outage:
+    """A time in which the provider does not serve; none at first, and none after a restart."""
+
+    def __init__(self) -> None:
+        self._end = 0.0
+        self._answers_lost = False
+
+    async def begin(self, request: Request) -> Response:
+        """Begin one that lasts as long as is asked for, instead of the one that may be."""
+        asked = _object(await _body(request))
+        seconds = asked.get("seconds")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_OUTAGE:
+            raise Problem(400, "invalid_seconds", f"seconds must be a number from 0 to {_LONGEST_OUTAGE}")
+        self._end = time.monotonic() + seconds
+        self._answers_lost = asked.get("answers_lost") is True
+        return JSONResponse({"seconds": seconds, "answers_lost": self._answers_lost})
+
+    def over(self, handle: _Handler) -> _Handler:
+        """Return `handle` as it is while there is an outage."""
+
+        async def answer(request: Request) -> Response:
+            if time.monotonic() >= self._end:
+                return await handle(request)
+            if self._answers_lost:
+                with contextlib.suppress(HTTPException):
+                    await handle(request)
+            raise Problem(503, "outage", "the provider cannot serve now")
+
+        return answer
+
+
 async def _answer_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     shown = error.error if isinstance(error, Problem) else {"code": "http_error", "message": error.detail}
@@ -180,6 +217,15 @@ async def _body(request: Request) -> bytes:
         if len(body) > _MAX_BODY:
             raise Problem(413, "body_too_large", f"the body is larger than {_MAX_BODY} bytes")
     return body
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """Read a JSON body; what is no object has no fields. Raises `Problem` for what is no JSON."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        raise Problem(400, "invalid_body", "the body is not JSON") from None
+    return document if isinstance(document, dict) else {}
 
 
 async def _left(request: Request) -> None:
