@@ -27,7 +27,7 @@ from cli.chaos.sources import gather_evidence
 from cli.chaos.verdict import Outside, dead_letters_since, judge
 from cli.errors import Problem
 from cli.rest import Rest
-from cli.system import NATS, SANDBOX, SERVICES
+from cli.system import NATS, POSTGRES, SANDBOX, SERVICES
 from cli.tokens import read_admin
 
 if TYPE_CHECKING:
@@ -112,7 +112,14 @@ def _folder(ordeal: Ordeal) -> Iterator[_Place]:
         raise
     finally:
         if not place.keep:
-            shutil.rmtree(place.path, ignore_errors=True)
+            _remove(place.path)
+
+
+def _remove(folder: Path) -> None:
+    programs = folder / POSTGRES / "programs"
+    if programs.is_symlink():  # to the copy that was made for the user whom root runs PostgreSQL as
+        shutil.rmtree(programs.resolve(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _until_interrupted(run: _Run) -> Report | None:
