@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # A gRPC that was told to survive forks starts a poller in each child, between fork and exec; there it finds its files
 # closed, and now and then takes the child along (grpc/grpc#43055). The tests start many children.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep together what shares a system, or a file's fixtures: to start a system costs more than most tests."""
-    for item in items:
-        ways = getattr(item, "callspec", None)
-        mode = ways.params.get("mode") if ways is not None else None
-        item.add_marker(pytest.mark.xdist_group(mode or str(item.path)))
+    ways = getattr(item, "callspec", None)
+    mode = ways.params.get("mode") if ways is not None else None
+    item.add_marker(pytest.mark.xdist_group(mode or str(item.path)))
