@@ -3,7 +3,7 @@
 to break     plan (which fault hits what and when, from a seed)  faults (carries it out, and heals)
 the system   house (as run.json has it)  own_house, wired (one of one's own)  proxies  deliveries
 the load     customers (orders over REST)  requests (what they wanted, and were told)
-to judge     quiet  desk (asks the services)  sources (streams, ledger)  books (what must hold)  verdict
+to judge     audit (finds out)  quiet  desk (asks services)  sources (streams, ledger)  books (what must hold)  verdict
 to tell      exposure (which faults hit open work)  report  screen
 all of it    command (what can be typed)  run
 """

@@ -7,6 +7,8 @@ import typer
 
 from cli.errors import Problem
 
+_CUTS = 20
+
 
 def chaos(
     data: Annotated[
@@ -28,7 +30,14 @@ def chaos(
     ] = 10.0,
     kills: Annotated[int, typer.Option(min=0, help="How often a process is killed (SIGKILL).")] = 60,
     pauses: Annotated[int, typer.Option(min=0, help="How often one stands still for 1 to 15 s (SIGSTOP).")] = 20,
-    cuts: Annotated[int, typer.Option(min=0, help="How often a connection between two is cut for 0.5 to 5 s.")] = 20,
+    cuts: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            show_default="20; 0 with --attach",
+            help="How often a connection between two is cut for 0.5 to 5 s.",
+        ),
+    ] = None,
     outages: Annotated[int, typer.Option(min=0, help="How often the payment provider has an outage.")] = 4,
     restarts: Annotated[int, typer.Option(min=0, help="How often the broker is restarted in order.")] = 2,
     longest_pause: Annotated[float, typer.Option(min=1, max=600, help="In seconds.")] = 15.0,
@@ -42,15 +51,23 @@ def chaos(
     off and restarts them by a plan that the seed makes. Then nothing may be lost, doubled or left open: no order,
     no payment against the provider's ledger, no piece of stock, no event.
 
-    Exit code 0: nothing is. 1: something is, and it says which orders. 3: nothing is, but that proved nothing, because
-    too few faults hit a process while an order was open in it, or too few orders had to be undone.
+    Exit code 0: nothing is. 1: something is, and it says which orders. 3: nothing is, but that proved nothing: a fault
+    did not come about, a process was never killed, or too few faults hit a process while an order was open in it, too
+    few orders were accepted, or too few had to be undone. 130: it was interrupted, and healed what it had broken.
     """
     from cli.chaos.plan import Counts
     from cli.chaos.run import Ordeal, undergo
 
     if attach is not None and (data is not None or postgres or scale):
         raise Problem("--attach takes the system as it runs: leave --data, --postgres and --scale out.")
-    counts = Counts(kills, pauses, 0 if attach is not None else cuts, outages, restarts)
+    if attach is not None and cuts:
+        raise Problem(
+            "--cuts does not go with --attach: connections are cut in proxies, which only a system that is started here"
+            " has between its processes. Leave one of the two out."
+        )
+    if cuts is None:
+        cuts = 0 if attach is not None else _CUTS
+    counts = Counts(kills, pauses, cuts, outages, restarts)
     ordeal = Ordeal(
         orders,
         rate,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import grpc
 
 from cli.chaos.books import Level
+from cli.errors import Problem
 from commerce.inventory.v1 import inventory_service_pb2 as inventory
 from commerce.inventory.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from commerce.order.v1 import order_service_pb2 as orders
@@ -68,7 +69,7 @@ class Backlog:
 class Desk:
     """The services by name, at their gRPC addresses, within an `async with`.
 
-    Calls raise `grpc.aio.AioRpcError`.
+    Calls raise `grpc.aio.AioRpcError`, and `Problem` if nobody can sign in.
     """
 
     def __init__(self, addresses: Mapping[str, str], token: Token) -> None:
@@ -87,9 +88,19 @@ class Desk:
     async def __aexit__(self, *_: object) -> None:
         await self._closing.aclose()
 
-    async def backlogs(self) -> dict[str, Backlog]:
-        """Return what each service has not done yet."""
-        return dict(zip(self._channels, await asyncio.gather(*map(self._backlog, self._channels)), strict=True))
+    async def ask_all(self) -> tuple[dict[str, Backlog], dict[str, str]]:
+        """Return what each service has not done yet, and of those that do not tell, why not."""
+        told: dict[str, Backlog] = {}
+        silent: dict[str, str] = {}
+
+        async def ask(service: str) -> None:
+            try:
+                told[service] = await self._backlog(service)
+            except (grpc.aio.AioRpcError, Problem) as error:
+                silent[service] = said(error)
+
+        await asyncio.gather(*map(ask, self._channels))
+        return {service: told[service] for service in self._channels if service in told}, silent
 
     async def orders(self) -> dict[str, orders.Order]:
         """Return every order by its id."""
@@ -157,6 +168,13 @@ class Desk:
     async def _call(self, method: Any, request: Any) -> Any:
         metadata = (("authorization", f"Bearer {await self._token()}"),)
         return await method(request, timeout=_TIMEOUT, metadata=metadata, wait_for_ready=True)
+
+
+def said(error: Exception) -> str:
+    """Return what an error says, in a line."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 async def _gather(ask: Callable[[str], Awaitable[tuple[str, Any]]], keys: Iterable[str]) -> list[tuple[str, Any]]:

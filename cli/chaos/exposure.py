@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from cli.system import GATEWAY, NATS, POSTGRES, SANDBOX
@@ -37,6 +38,8 @@ _WORK: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("OrderCancelRequested", ("ShippingCancelled",)),
     ),
 }
+AFTERMATH = 10.0
+"""Seconds after a target is well again in which work may still be late: what failed is tried again with pauses."""
 _STORES = (NATS, POSTGRES)
 _INSTANCE = re.compile(r"-\d+$")
 
@@ -70,11 +73,22 @@ def open_work(log: Log, events: Iterable[Event], made: Mapping[int, str]) -> dic
 
 def was_open(incident: Incident, hosted: Iterable[str], work: Mapping[str, Sequence[Span]]) -> bool:
     """Tell whether there was work in a process when a fault came, or while it lasted; it hosts the parts `hosted`."""
-    return any(
-        span.begin <= incident.ended and span.end >= incident.began
-        for part in hosted
-        for span in work.get(_INSTANCE.sub("", part), ())
-    )
+    lasted = Span(incident.began, incident.ended)
+    return any(overlaps(lasted, work.get(_INSTANCE.sub("", part), ())) for part in hosted)
+
+
+def disturbances(incidents: Iterable[Incident]) -> list[Span]:
+    """Return when something was broken: from each fault until its target was well again, and `AFTERMATH` longer."""
+    return [
+        Span(one.began, max(one.ended, one.recovered) + AFTERMATH if one.recovered else inf)
+        for one in incidents
+        if one.began
+    ]
+
+
+def overlaps(span: Span, others: Iterable[Span]) -> bool:
+    """Tell whether any of the others has a moment in common with a span."""
+    return any(other.begin <= span.end and other.end >= span.begin for other in others)
 
 
 def _first_times(events: Iterable[Event]) -> dict[str, dict[str, float]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _AT_ONCE = 3
 _RECOVERY = 90.0
 _POLL = 0.05
+_OUTAGE = "/control/outage"
 _TAKEN = 2.0
 _SOON = 0.4
 _EDGE = ("gateway", "user", "product")
@@ -96,12 +97,13 @@ class Injector:
 
     async def heal(self) -> None:
         """Stop breaking things: let every process run and every connection through."""
-        for task in [*self._running]:
+        tasks = [*self._running]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
         _signal(self._paused, signal.SIGCONT)
         for proxy in self._house.proxies.values():
             proxy.heal()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _next(self, now: float) -> Fault | None:
         """Return the first that is due, and whose target is well as far as is known."""
@@ -166,11 +168,13 @@ class Injector:
                 await asyncio.sleep(_POLL)
 
     async def _pause(self, incident: Incident) -> None:
-        pids = family_of(self._house.pid(incident.fault.target))
+        pid = self._house.pid(incident.fault.target)
+        pids = family_of(pid)
         self._begin(incident)
         self._paused |= pids
-        _signal(pids, signal.SIGSTOP)
         try:
+            os.kill(pid, signal.SIGSTOP)  # raises if it has gone: then nothing is paused
+            _signal(pids - {pid}, signal.SIGSTOP)
             await asyncio.sleep(incident.fault.seconds)
         finally:
             _signal(pids, signal.SIGCONT)
@@ -194,10 +198,15 @@ class Injector:
         wanted = {"seconds": fault.seconds, "answers_lost": fault.silent}
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(self._house.provider, timeout=timeout, raise_for_status=True) as session:
-            async with session.post("/control/outage", json=wanted):
-                self._begin(incident)
-            await asyncio.sleep(fault.seconds)
-            incident.ended = time.time()
+            try:
+                async with session.post(_OUTAGE, json=wanted):
+                    self._begin(incident)
+                await asyncio.sleep(fault.seconds)
+                incident.ended = time.time()
+            finally:
+                with suppress(aiohttp.ClientError, OSError):  # it ends by itself too, only later
+                    async with session.post(_OUTAGE, json={"seconds": 0}):
+                        pass
 
 
 def family_of(pid: int) -> set[int]:

@@ -59,8 +59,11 @@ class House:
         return [name for name, _ in self.ports() if name == service or re.fullmatch(rf"{service}-\d+", name)]
 
     def pid(self, name: str) -> int:
-        """Return the process that hosts a part now."""
-        return next(int(part["pid"]) for part in self._run()["processes"] if part["name"] == name)
+        """Return the process that hosts a part now. Raises `Problem` if none does."""
+        pid = next((int(part["pid"]) for part in self._run()["processes"] if part["name"] == name), None)
+        if pid is None:
+            raise Problem(f"{name} does not run: {self.data.run_file} does not name it.", REFUSED)
+        return pid
 
     def port(self, name: str, port: str) -> int:
         """Return a port of a part."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -110,7 +110,8 @@ def _says_ready(log: Path) -> bool:
 async def _end(process: Process) -> None:
     if process.returncode is not None:
         return
-    process.send_signal(signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
     try:
         async with asyncio.timeout(_STOP):
             await process.wait()

@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-import grpc
-
 if TYPE_CHECKING:
     from cli.chaos.desk import Desk
 
@@ -19,18 +17,14 @@ async def until_quiet(desk: Desk, seconds: float) -> list[str]:
     before: list[int] = []
     end, pause = time.monotonic() + seconds, _SHORTEST
     while True:
-        try:
-            backlogs = await desk.backlogs()
-        except grpc.aio.AioRpcError as error:
-            found = [f"a service does not tell: {error.code().name}: {error.details()}"]
-            before = []
-        else:
-            found = [f"{service}: {one.open_ends}" for service, one in backlogs.items() if one.open_ends]
-            # Twice the same: what moved from a place not looked at yet to one looked at already shows then.
-            now = [one.last_event for one in backlogs.values()]
-            if not found and now == before:
-                return []
-            before = now
+        backlogs, silent = await desk.ask_all()
+        found = [f"{service} does not tell: {why}" for service, why in silent.items()]
+        found += [f"{service}: {one.open_ends}" for service, one in backlogs.items() if one.open_ends]
+        # Twice the same: what moved from a place not looked at yet to one looked at already shows then.
+        now = [one.last_event for one in backlogs.values()]
+        if not found and now == before:
+            return []
+        before = now
         if time.monotonic() > end:
             return found or ["something still moves"]
         await asyncio.sleep(pause)

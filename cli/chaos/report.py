@@ -12,17 +12,18 @@ from rich.table import Table
 from cli.chaos.books import state_of
 from cli.chaos.exposure import open_work, was_open
 from cli.chaos.plan import Kind
-from cli.chaos.verdict import orders_made, why_unproven
+from cli.chaos.verdict import LATE, Tally, end_of, orders_made, why_unproven
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import Console
 
-    from cli.chaos.books import Violation
+    from cli.chaos.books import Books, Violation
     from cli.chaos.faults import Incident
+    from cli.chaos.plan import Counts
     from cli.chaos.requests import Log
-    from cli.chaos.sources import Evidence
+    from cli.chaos.sources import Event
 
 CLEAN, VIOLATED, UNPROVEN = 0, 1, 3
 """Exit codes; 2 is for what somebody has to mend first."""
@@ -76,43 +77,80 @@ class Report:
         return found | {"verdict": self.verdict, "exit_code": self.exit_code}
 
 
-def sum_up(
-    report: Report,
-    incidents: Sequence[Incident],
-    processes: Mapping[str, Sequence[str]],
-    log: Log,
-    evidence: Evidence,
-) -> None:
-    """Count what is in the evidence, and decide whether it proves anything."""
-    books, events = evidence.books, evidence.events
-    made = orders_made(log, books)
-    ours = {order.order_id: order for group in made.values() for order in group}
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What was to happen in a run, and what did."""
+
+    orders: int
+    """That were to be accepted."""
+    counts: Counts
+    """The faults that were planned."""
+    processes: Mapping[str, Sequence[str]]
+    """What each process hosts."""
+    incidents: Sequence[Incident]
+    log: Log
+
+    @property
+    def came(self) -> list[Incident]:
+        """The faults that have begun."""
+        return [one for one in self.incidents if one.began]
+
+
+def sum_up(report: Report, course: Course, books: Books | None, events: Sequence[Event]) -> None:
+    """Count what happened, and decide whether it proves anything; without `books`, only what is known all the same."""
+    log = course.log
+    made = orders_made(log, books) if books else {}
     work = open_work(log, events, {number: group[0].order_id for number, group in made.items()})
-    came = [one for one in incidents if one.began]
-    hit = [one for one in came if was_open(one, processes.get(one.fault.target, [one.fault.target]), work)]
-    all_of, open_of = (Counter((one.fault.target, one.fault.kind) for one in some) for some in (came, hit))
-    for name in processes:
-        report.struck[name] = {
-            kind.value: Struck(all_of[name, kind], open_of[name, kind]) for kind in Kind if all_of[name, kind]
-        }
-    report.failed = [f"{one.fault}: {one.failure}" for one in incidents if one.failure]
-    states = Counter(state_of(order).lower() for order in ours.values())
-    report.orders = {
-        "sent": len(log.requests),
-        "accepted": len(log.accepted),
-        "unknown": len(log.unknown),
-        "unknown that were taken": sum(one.number in made for one in log.unknown),
-        **dict(sorted(states.items())),
-    }
+    hit = [one for one in course.came if was_open(one, _hosted(course, one), work)]
+    _count_faults(report, course, hit)
     report.answers = dict(Counter(one.code or "none" for one in log.requests))
+    report.orders = {"sent": len(log.requests), "accepted": len(log.accepted), "unknown": len(log.unknown)}
+    if books is None:
+        return
+    ours = {order.order_id: order for group in made.values() for order in group}
+    undone = {one.about for one in events if one.type in _UNDOING}
+    compensated = len(undone & {*log.accepted})
+    report.orders |= {
+        "unknown that were taken": sum(one.number in made for one in log.unknown),
+        "compensated": compensated,
+        "ended by the deadline": sum(end_of(order) == LATE for order in ours.values()),
+        **dict(sorted(Counter(state_of(order).lower() for order in ours.values()).items())),
+    }
     happened = Counter(one.type for one in {one.id: one for one in events}.values() if one.about in ours)
     report.events |= {
         **{name: happened[name] for name in _UNDOING},
         "published twice": len(events) - len({one.id for one in events}),
     }
-    accepted = [order for key, order in ours.items() if key in log.accepted]
-    cancelled = sum(state_of(order) == "CANCELLED" for order in accepted)
-    report.unproven = why_unproven(len(came), len(hit), len(accepted), cancelled)
+    report.unproven = why_unproven(_tally(course, len(hit), compensated))
+
+
+def _hosted(course: Course, incident: Incident) -> Sequence[str]:
+    return course.processes.get(incident.fault.target, [incident.fault.target])
+
+
+def _count_faults(report: Report, course: Course, hit: Iterable[Incident]) -> None:
+    all_of, open_of = (Counter((one.fault.target, one.fault.kind) for one in some) for some in (course.came, hit))
+    for name in course.processes:
+        report.struck[name] = {
+            kind.value: Struck(all_of[name, kind], open_of[name, kind]) for kind in Kind if all_of[name, kind]
+        }
+    report.failed = [f"{one.fault}: {one.failure}" for one in course.incidents if one.failure]
+
+
+def _tally(course: Course, hits: int, compensated: int) -> Tally:
+    good = [one.fault for one in course.came if not one.failure]
+    killed = {fault.target for fault in good if fault.kind is Kind.KILL}
+    enough = course.counts.kills >= len(course.processes)
+    return Tally(
+        planned=course.counts.total,
+        failed=course.counts.total - len(good),
+        spared=[name for name in course.processes if name not in killed] if enough else [],
+        came=len(course.came),
+        hits=hits,
+        asked=course.orders,
+        accepted=len(course.log.accepted),
+        compensated=compensated,
+    )
 
 
 def show(report: Report, console: Console) -> None:

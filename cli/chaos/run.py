@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.chaos import report as reports
+from cli.chaos.audit import Audit
 from cli.chaos.customers import Customers, Person
 from cli.chaos.desk import Desk
+from cli.chaos.exposure import disturbances
 from cli.chaos.faults import Injector
 from cli.chaos.house import House, attach
 from cli.chaos.own_house import Blueprint, own_house
 from cli.chaos.plan import Counts, Stage, make_plan
-from cli.chaos.quiet import until_quiet
-from cli.chaos.report import Report
+from cli.chaos.report import Course, Report
 from cli.chaos.screen import Screen
-from cli.chaos.sources import gather_evidence
-from cli.chaos.verdict import Outside, dead_letters_since, judge
+from cli.chaos.verdict import Outside, judge
+from cli.display import make_console
 from cli.errors import Problem
 from cli.rest import Rest
 from cli.system import NATS, POSTGRES, SANDBOX, SERVICES
@@ -33,11 +34,10 @@ from cli.tokens import read_admin
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from cli.chaos.desk import Backlog
     from cli.chaos.faults import Incident
 
 _VISITS = 150.0
-_QUIET = 240.0
-_RECOVERY = 120.0
 _IN_BURSTS = 0.4
 _LARGEST_BURST = 6
 _INTERRUPTED = 130
@@ -77,17 +77,18 @@ class Ordeal:
 
 def undergo(ordeal: Ordeal) -> int:
     """Go through it; print what came of it, and return the exit code. Raises `Problem` if it cannot begin."""
-    with _folder(ordeal) as place, Screen(ordeal.orders, ordeal.counts.total) as screen:
-        found = asyncio.run(_until_interrupted(_Run(ordeal, place.path, screen)))
-        if found is None:
-            screen.phase("interrupted; everything is healed")
-            return _INTERRUPTED
+    if ordeal.json is not None and not ordeal.json.absolute().parent.is_dir():
+        raise Problem(f"{ordeal.json} cannot be written: there is no folder {ordeal.json.absolute().parent}.")
+    with _folder(ordeal) as place:
+        with Screen(ordeal.orders, ordeal.counts.total) as screen:
+            found = asyncio.run(_until_interrupted(_Run(ordeal, place.path, screen)))
+            if found is None:
+                screen.phase("interrupted; everything is healed")
+                return _INTERRUPTED
+        reports.show(found, screen.console)
+        if ordeal.json is not None:
+            ordeal.json.write_text(json.dumps(found.as_json(), indent=2) + "\n")
         place.keep = ordeal.keep or found.exit_code != reports.CLEAN
-    if ordeal.json is not None:
-        ordeal.json.write_text(json.dumps(found.as_json(), indent=2) + "\n")
-    reports.show(found, screen.console)
-    if place.keep:
-        screen.console.print(f"databases, streams and logs are in {place.path}", markup=False)
     return found.exit_code
 
 
@@ -95,23 +96,20 @@ def undergo(ordeal: Ordeal) -> int:
 class _Place:
     path: Path
     keep: bool = True
+    """Until it is known that nothing in it is of interest, however the run ends."""
 
 
 @contextmanager
 def _folder(ordeal: Ordeal) -> Iterator[_Place]:
-    """Yield the folder of the system; a temporary one goes, unless it is to be kept."""
+    """Yield the folder of the system; a temporary one goes if it need not be kept, and else is named."""
     given = ordeal.attach or ordeal.data
-    if given is not None:
-        yield _Place(given)
-        return
-    place = _Place(Path(tempfile.mkdtemp(prefix="weft-chaos-")), keep=False)
+    place = _Place(given or Path(tempfile.mkdtemp(prefix="weft-chaos-")))
     try:
         yield place
-    except Problem:
-        place.keep = True  # the message says where its logs are
-        raise
     finally:
-        if not place.keep:
+        if place.keep and place.path.is_dir():
+            make_console().print(f"databases, streams and logs are in {place.path}", markup=False, soft_wrap=True)
+        elif given is None:
             _remove(place.path)
 
 
@@ -144,29 +142,26 @@ class _Run:
         """Do all of it; return what came of it."""
         since = time.monotonic()
         async with self._house() as house, _desk(house) as desk:
-            before = await desk.backlogs()
+            before = await _backlogs(desk)
+            processes = house.processes()
             self._screen.phase("opening the shop")
             async with Customers(house, seed=self._ordeal.seed, most=self._ordeal.orders) as customers:
-                self._screen.watch(customers.log)
+                log = customers.log
+                self._screen.watch(log)
                 begun = time.monotonic()
                 incidents = await self._break(house, customers)
                 healed = time.monotonic()
                 self._screen.phase("healed; waiting until it is quiet")
                 await customers.leave(_VISITS)
-            lame = [name for name in house.processes() if not await house.until_ready(name, _RECOVERY)]
-            open_ends = await until_quiet(desk, _QUIET)
+            audit = Audit(house, desk)
+            await audit.wait(processes)
             quiet = time.monotonic()
             self._screen.phase("auditing")
-            dead = dead_letters_since(before, await desk.backlogs())
-            evidence = await gather_evidence(
-                desk, broker=house.nats, provider=house.provider, restocked=customers.log.restocked, shipments=True
-            )
-            processes = house.processes()
+            await audit.look(before, log.restocked)
             if house.deliveries is not None:
                 self._report.events["deliveries"] = house.deliveries.count
                 self._report.events["delivered again"] = house.deliveries.again
-        self._report.violations = judge(Outside(customers.log, open_ends, dead, lame), evidence.books)
-        reports.sum_up(self._report, incidents, processes, customers.log, evidence)
+        self._conclude(Course(self._ordeal.orders, self._ordeal.counts, processes, incidents, log), audit)
         self._report.seconds = {
             "to start": begun - since,
             "of faults": healed - begun,
@@ -174,6 +169,18 @@ class _Run:
             "in all": time.monotonic() - since,
         }
         return self._report
+
+    def _conclude(self, course: Course, audit: Audit) -> None:
+        outside = Outside(
+            course.log,
+            audit.open_ends,
+            audit.dead_letters,
+            audit.lame,
+            unaudited=audit.unaudited,
+            disturbed=disturbances(course.incidents),
+        )
+        self._report.violations = judge(outside, audit.books)
+        reports.sum_up(self._report, course, audit.books, audit.events)
 
     async def _break(self, house: House, customers: Customers) -> list[Incident]:
         """Have customers come and things go wrong; return what went wrong once all is healed."""
@@ -212,6 +219,13 @@ async def _desk(house: House) -> AsyncIterator[Desk]:
     addresses = {service: f"127.0.0.1:{house.port(service, 'grpc')}" for service in SERVICES}
     async with Rest(house.gateway) as rest, Desk(addresses, lambda: admin.token(rest)) as desk:
         yield desk
+
+
+async def _backlogs(desk: Desk) -> dict[str, Backlog]:
+    told, silent = await desk.ask_all()
+    for service, why in silent.items():
+        raise Problem(f"{service} does not answer, and nothing was broken yet: {why}")
+    return told
 
 
 def _settings_of(ordeal: Ordeal) -> dict[str, Any]:

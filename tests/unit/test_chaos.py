@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from google.type.money_pb2 import Money
 from google.type.postal_address_pb2 import PostalAddress
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from cli.chaos.books import Amount, Books, Level, find_violations
+from cli.chaos.audit import Audit
+from cli.chaos.books import Amount, Books, Level, Violation, find_violations
 from cli.chaos.deliveries import Deliveries
-from cli.chaos.exposure import open_work, was_open
-from cli.chaos.faults import Incident
+from cli.chaos.desk import Desk
+from cli.chaos.exposure import AFTERMATH, Span, disturbances, open_work, was_open
+from cli.chaos.faults import Incident, Injector
+from cli.chaos.house import House
 from cli.chaos.plan import Counts, Fault, Kind, Link, Stage, make_plan
+from cli.chaos.report import CLEAN, UNPROVEN, Course, Report, sum_up
 from cli.chaos.requests import Log, Request, Wish
 from cli.chaos.sources import Event, history_of
-from cli.chaos.verdict import Outside, judge, why_unproven
+from cli.chaos.verdict import Outside, Tally, judge, why_unproven
+from cli.data import DataDirectory
+from cli.errors import Problem
+from cli.main import app
 from commerce.order.v1 import order_service_pb2 as orders
+from weft.tasks import happens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from cli.chaos.customers import Customers
 
 STAGE = Stage(
     ("nats-server", "sandbox", "order", "order-2", "payment", "gateway"),
@@ -106,9 +121,14 @@ def sound_log() -> Log:
     )
 
 
+def seen(log: Log | None = None, **found: Any) -> Outside:
+    """Return what is seen from outside of a system that is well, but for what is `found`."""
+    return Outside(log or sound_log(), **{"open_ends": [], "dead_letters": {}, "lame": [], **found})
+
+
 def judged(books: Books, log: Log | None = None, **found: Any) -> str:
     """Return what is found to be wrong, in one text."""
-    outside = Outside(log or sound_log(), **{"open_ends": [], "dead_letters": {}, "lame": [], **found})
+    outside = seen(log, **found)
     return "\n".join(map(str, judge(outside, books)))
 
 
@@ -188,11 +208,85 @@ def test_what_is_left_open_is_a_violation() -> None:
     assert "gateway: it did not become ready again" in judged(sound_books(), lame=["gateway"])
 
 
-def test_a_request_that_was_refused_may_have_made_an_order_but_no_two() -> None:
+def test_what_cannot_be_read_is_a_violation_and_hides_nothing_else() -> None:
+    unread = [Violation("orders", "could not be audited: UNAVAILABLE")]
+    found = judge(seen(open_ends=["shipping does not tell"], lame=["shipping"], unaudited=unread), None)
+    assert [str(one) for one in found] == [
+        "orders: could not be audited: UNAVAILABLE",
+        "the system: it is not quiet: shipping does not tell",
+        "shipping: it did not become ready again",
+    ]
+
+
+async def test_the_audit_of_a_system_that_has_gone_ends_and_says_so(tmp_path: Path) -> None:
+    async def nobody() -> str:
+        raise Problem("nobody can sign in")
+
+    house = House(DataDirectory.at(tmp_path))
+    async with Desk({"order": "127.0.0.1:1"}, nobody) as desk:
+        audit = Audit(house, desk, patience=0.1)
+        await audit.wait(["order"])
+        await audit.look({}, {})
+    assert audit.open_ends == ["order does not tell: nobody can sign in"]
+    assert audit.books is None
+    assert [one.about for one in audit.unaudited] == ["order", "order", "orders, money and stock", "the streams"]
+    assert all("could not be audited" in one.what for one in audit.unaudited)
+
+
+def test_a_process_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    house = house_of(tmp_path, 1)
+    assert house.pid("sandbox") == 1
+    with pytest.raises(Problem, match="order does not run"):
+        house.pid("order")
+
+
+def house_of(folder: Path, port: int) -> House:
+    """Return a system that is nothing but a payment provider."""
+    data = DataDirectory.at(folder)
+    data.write_run({"processes": [{"name": "sandbox", "pid": 1, "ports": {"http": port}}]})
+    return House(data)
+
+
+def late_books(sent: float, ended: float) -> tuple[Books, Log]:
+    """Return what is said of an order that its deadline ended."""
+    late = order(3, "CANCELLED", "DEADLINE_EXCEEDED")
+    late.update_time.FromNanoseconds(int(ended * 1e9))
     books = sound_books()
-    taken = {**books.orders, "order-3": order(3, "CANCELLED", "DEADLINE_EXCEEDED")}
-    history = {**books.history, "order-3": Counter(["OrderCreated", "OrderCancelled"])}
-    assert judged(replace(books, orders=taken, history=history, payments={**books.payments, "order-3": "VOIDED"})) == ""
+    books = replace(
+        books,
+        orders={**books.orders, "order-3": late},
+        history={**books.history, "order-3": Counter(["OrderCreated", "OrderCancelled"])},
+        payments={**books.payments, "order-3": "VOIDED"},
+    )
+    log = sound_log()
+    log.requests[2].sent = sent
+    return books, log
+
+
+def test_a_request_that_was_refused_may_have_made_an_order_but_no_two() -> None:
+    assert judged(*late_books(100.0, 130.0), disturbed=[Span(99.0, 140.0)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("began", "recovered", "excused"),
+    [
+        (110.0, 112.0, True),
+        (90.0, 100.0 - AFTERMATH + 1, True),
+        (50.0, 0.0, True),
+        (90.0 - AFTERMATH, 99.0 - AFTERMATH, False),
+        (131.0, 140.0, False),
+    ],
+)
+def test_an_order_may_only_time_out_while_something_is_broken_or_soon_after(
+    began: float, recovered: float, excused: bool
+) -> None:
+    incidents = [Incident(Fault(0, Kind.KILL, "payment"), began, began, recovered)]
+    told = judged(*late_books(100.0, 130.0), disturbed=disturbances(incidents))
+    assert told == ("" if excused else "order-3: it timed out though nothing was broken")
+
+
+def test_a_fault_that_did_not_come_about_excuses_nothing() -> None:
+    assert disturbances([Incident(Fault(0, Kind.KILL, "payment"), failure="its target was not ready")]) == []
 
 
 def test_a_customer_who_is_told_that_they_are_wrong_is_a_violation() -> None:
@@ -231,11 +325,104 @@ def test_a_fault_hits_an_order_only_where_and_while_it_has_work() -> None:
     assert not hit(Kind.PAUSE, "payment", 8.0, 2.0)
 
 
-def test_a_run_in_which_hardly_anything_was_hit_or_undone_proves_nothing() -> None:
-    assert why_unproven(faults=10, hits=5, accepted=100, cancelled=15) == ""
-    assert why_unproven(faults=10, hits=4, accepted=100, cancelled=15)
-    assert why_unproven(faults=10, hits=5, accepted=100, cancelled=14)
-    assert why_unproven(faults=0, hits=0, accepted=0, cancelled=0)
+ENOUGH = Tally(planned=10, failed=0, spared=[], came=10, hits=5, asked=100, accepted=90, compensated=14)
+
+
+def test_a_run_proves_something_if_enough_was_hit_and_undone() -> None:
+    assert why_unproven(ENOUGH) == ""
+
+
+@pytest.mark.parametrize(
+    ("lack", "told"),
+    [
+        ({"failed": 1}, "1 of 10 faults did not come about"),
+        ({"spared": ["order-2"]}, "never hit by SIGKILL: order-2"),
+        ({"hits": 4}, "only 4 of 10 faults hit a process in which an order was open"),
+        ({"accepted": 89}, "only 89 of 100 orders were accepted"),
+        ({"compensated": 13}, "only 13 of 90 orders were compensated"),
+        ({"accepted": 0, "compensated": 0}, "only 0 of 100 orders were accepted"),
+    ],
+)
+def test_a_run_in_which_too_little_happened_proves_nothing(lack: dict[str, Any], told: str) -> None:
+    assert why_unproven(ENOUGH._replace(**lack)) == told
+
+
+def concluded(counts: Counts, incidents: list[Incident], *undone: str) -> Report:
+    """Return the report of a run with the two sound orders in which an event happened to each order in `undone`."""
+    report = Report({})
+    course = Course(2, counts, {"order": ["order"], "payment": ["payment"]}, incidents, sound_log())
+    sum_up(report, course, sound_books(), [Event(one, "InventoryReleased", one, 2.0) for one in undone])
+    return report
+
+
+def kill(target: str, failure: str = "") -> Incident:
+    """Return a kill that hit an order, or that failed."""
+    return Incident(Fault(0, Kind.KILL, target), 0.0 if failure else 1.05, 1.05, 1.1, failure)
+
+
+def test_a_report_says_why_a_run_proved_nothing() -> None:
+    both, one_of_two = [kill("order"), kill("order")], Counts(2, 0, 0, 0, 0)
+    assert concluded(one_of_two, both, "order-2").unproven == "never hit by SIGKILL: payment"
+    assert concluded(Counts(1, 0, 0, 0, 0), both[:1], "order-2").exit_code == CLEAN
+    unready = concluded(Counts(1, 0, 0, 0, 0), [kill("order", "its target was not ready")], "order-2")
+    assert unready.unproven == "1 of 1 faults did not come about"
+    assert unready.exit_code == UNPROVEN
+    assert unready.failed == ["SIGKILL order: its target was not ready"]
+    assert concluded(Counts(1, 0, 1, 0, 0), both[:1], "order-2").unproven == "1 of 2 faults did not come about"
+
+
+def test_an_order_is_compensated_if_something_was_undone_and_not_because_it_is_cancelled() -> None:
+    counts, incidents = Counts(1, 0, 0, 0, 0), [kill("order")]
+    assert concluded(counts, incidents).unproven == "only 0 of 2 orders were compensated"
+    assert concluded(counts, incidents, "order-2", "order-2", "order-9").orders["compensated"] == 1
+
+
+class NoCustomers:
+    """Nobody orders."""
+
+    def burst(self, orders: int) -> list[Request]:
+        return []
+
+
+class Silence:
+    """Nobody watches."""
+
+    def begun(self, incident: Incident) -> None:
+        """See nothing."""
+
+    def recovered(self, incident: Incident) -> None:
+        """See nothing."""
+
+
+async def test_an_interrupted_outage_of_the_provider_is_lifted_at_once(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+    began = asyncio.Event()
+
+    async def outage(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        began.set()
+        return web.json_response({})
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response()
+
+    server = web.Application()
+    server.add_routes([web.post("/control/outage", outage), web.get("/healthz", healthz)])
+    async with TestServer(server) as provider:
+        house = house_of(tmp_path, provider.port or 0)
+        plan = [Fault(0, Kind.OUTAGE, "sandbox", 60.0)]
+        injector = Injector(house, cast("Customers", NoCustomers()), plan, burst=1, watcher=Silence())
+        running = asyncio.create_task(injector.run())
+        assert await happens(began, 10)
+        running.cancel()
+        await injector.heal()
+    assert [one["seconds"] for one in asked] == [60.0, 0]
+
+
+def test_cuts_that_are_asked_for_need_a_system_with_proxies(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(app, ["chaos", "--attach", str(tmp_path), "--cuts", "3"])
+    assert isinstance(ran.exception, Problem)
+    assert "--cuts does not go with --attach" in str(ran.exception)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 40))
