@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from google.protobuf.json_format import MessageToDict
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
     from cli.remote import Gateway, Target
 
 _SEARCHED = 10_000
+_WORD = re.compile(r"[A-Za-z0-9_-]+")
 
 
 async def list_all(target: Target, *, service: str, order: str, limit: int) -> int:
     """Print up to `limit` actions, the latest first; return 1 if a service is away.
 
-    With `order` those that have to do with it, of the latest 10,000 of each service.
+    With `order` those that have to do with it: what was done to the order itself, and of the latest 10,000 actions of
+    each service those that name it in what came of them.
     """
-    services, fetched = services_of(service), _SEARCHED if order else limit
     async with reach(target) as gateway:
-        answers = await ask(services, lambda name: _actions(gateway, name, fetched))
-        found = [(name, one) for name, actions in answers.found.items() for one in actions if _is_about(one, order)]
+        answers = await ask(services_of(service), lambda name: _actions(gateway, name, order, limit))
+        found = [(name, one) for name, actions in answers.found.items() for one in actions]
         found = sorted(found, key=lambda one: -one[1].time.ToNanoseconds())[:limit]
         people = {} if target.json else await _emails(gateway, {action.actor for _, action in found})
     if target.json:
@@ -46,14 +48,23 @@ async def list_all(target: Target, *, service: str, order: str, limit: int) -> i
     return answers.exit_code
 
 
-async def _actions(gateway: Gateway, service: str, limit: int) -> list[pb.Action]:
-    answer = await gateway.list(path_of(service, "/actions"), "actions", {}, limit, patience=GLANCE)
+async def _actions(gateway: Gateway, service: str, order: str, limit: int) -> list[pb.Action]:
+    """Return actions of one service: the latest, or those that have to do with an order."""
+    if not order:
+        return await _fetch(gateway, service, {}, limit)
+    to_itself = await _fetch(gateway, service, {"target": order}, limit)
+    latest = await _fetch(gateway, service, {}, _SEARCHED)
+    # What was done to an event of it names it in what came of that.
+    return list({one.action_id: one for one in (*to_itself, *latest) if order in (one.target, *_words(one))}.values())
+
+
+async def _fetch(gateway: Gateway, service: str, query: Mapping[str, str], limit: int) -> list[pb.Action]:
+    answer = await gateway.list(path_of(service, "/actions"), "actions", query, limit, patience=GLANCE)
     return list(read(answer, pb.ListActionsResponse()).actions)
 
 
-def _is_about(action: pb.Action, order: str) -> bool:
-    """Tell whether an action has to do with an order; that of a letter names it in what came of it."""
-    return order in action.target or order in action.outcome
+def _words(action: pb.Action) -> list[str]:
+    return _WORD.findall(action.outcome)
 
 
 async def _emails(gateway: Gateway, actors: Iterable[str]) -> dict[str, str]:

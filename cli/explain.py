@@ -27,6 +27,7 @@ _PLACES = {
     pb.EVENT_PLACE_PARKED: "[yellow]parked[/]",
     pb.EVENT_PLACE_DEAD: "[red]dead[/]",
     pb.EVENT_PLACE_WAITING: "[yellow]waiting[/]",
+    pb.EVENT_PLACE_DROPPED: "[red]dropped[/]",
 }
 
 
@@ -47,7 +48,7 @@ def _print(facts: Facts) -> None:
     console.print(verdict(facts), style="bold", markup=False, soft_wrap=True)
     if facts.events:
         print()
-        heard = {name for event in facts.events for name in event.places}
+        heard = {name for event in facts.events for name in event.at_services()}
         listening = [name for name in SERVICES if name in heard or name in facts.away]
         rows = [_as_row(event, listening, facts.away) for event in facts.events]
         print_table(("time", "event", "of", "published", *(f"at {name}" for name in listening)), rows)
@@ -64,12 +65,12 @@ def _print(facts: Facts) -> None:
 
 def _as_row(event: Event, services: list[str], away: Container[str]) -> tuple[str, ...]:
     published = clock_time(event.recorded.publish_time) or "[red]not yet[/]"
-    places = ("[dim]unknown[/]" if service in away else _place(event, service) for service in services)
+    here = event.at_services()
+    places = ("[dim]unknown[/]" if service in away else _place(here.get(service)) for service in services)
     return clock_time(event.recorded.event.time), escape(event.name), event.service, published, *places
 
 
-def _place(event: Event, service: str) -> str:
-    status = event.places.get(service)
+def _place(status: pb.EventStatus | None) -> str:
     return "" if status is None else _PLACES.get(status.place, "?")
 
 

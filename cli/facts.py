@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from cli.rest import Answer
 
 
+_BADNESS = (
+    pb.EVENT_PLACE_DEAD,
+    pb.EVENT_PLACE_PARKED,
+    pb.EVENT_PLACE_WAITING,
+    pb.EVENT_PLACE_DROPPED,
+    pb.EVENT_PLACE_HANDLED,
+    pb.EVENT_PLACE_UNSPECIFIED,
+)
+"""Where an event is, the worst first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """An event about the order, and where it is."""
@@ -31,7 +42,7 @@ class Event:
     """Which recorded it."""
     recorded: pb.RecordedEvent
     places: Mapping[str, pb.EventStatus] = field(default_factory=dict)
-    """What became of it in each service that listens to it and answered."""
+    """What became of it at each consumer that listens to it, of the services that answered."""
 
     @property
     def name(self) -> str:
@@ -42,6 +53,13 @@ class Event:
     def published(self) -> bool:
         """Whether the broker had it."""
         return self.recorded.HasField("publish_time")
+
+    def at_services(self) -> dict[str, pb.EventStatus]:
+        """Return what became of it in each service: of several consumers the one where it is worst."""
+        worst: dict[str, pb.EventStatus] = {}
+        for consumer, status in sorted(self.places.items(), key=lambda one: _BADNESS.index(one[1].place)):
+            worst.setdefault(service_of(consumer), status)
+        return worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +118,7 @@ def _put_together(
     places: dict[str, dict[str, pb.EventStatus]] = {}
     for answer in second.found.values():
         for status in answer.received:
-            places.setdefault(status.event_id, {})[service_of(status.consumer)] = status
+            places.setdefault(status.event_id, {})[status.consumer] = status
     events = [
         Event(service, one, places.get(one.event.event_id, {}))
         for service, answer in first.found.items()
@@ -136,6 +154,6 @@ async def _inspect(
 
 def _event_json(event: Event) -> Answer:
     places = {
-        service: pb.EventPlace.Name(one.place).removeprefix("EVENT_PLACE_") for service, one in event.places.items()
+        consumer: pb.EventPlace.Name(one.place).removeprefix("EVENT_PLACE_") for consumer, one in event.places.items()
     }
     return {"service": event.service, **MessageToDict(event.recorded), "places": places}

@@ -18,7 +18,7 @@ from cli.rest import read
 from weftapi.v1 import operations_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cli.remote import Gateway, Target
     from cli.rest import Answer
@@ -59,16 +59,14 @@ async def retry(target: Target, choice: Choice, *, dry_run: bool, why: str, yes:
     """Have letters handled again, and print which; return 1 if nothing was done for want of a yes."""
     async with reach(target) as gateway:
         if choice.letter_ids:
-            letters = await _change_named(gateway, "retry", choice.by_service(), dry_run=dry_run, why=why)
-            shown = False
-        else:
-            found = await _choose(gateway, choice)
-            if dry_run or not found or not _agreed("retry", found, yes=yes, quiet=target.json):
-                return _report(target, "retry", found, dry_run=dry_run, done=False)
-            shown = not yes
-            body = {"filter": MessageToDict(choice.filter.message()), "why": why}
-            letters = [one for service in choice.filter.services() for one in await _retry_all(gateway, service, body)]
-    return _report(target, "retry", letters, dry_run=dry_run, done=not dry_run, shown=shown)
+            bodies = _bodies(choice.by_service(), dry_run=dry_run, why=why)
+            return await _change(gateway, target, "retry", bodies, dry_run=dry_run, shown=False)
+        found = await _choose(gateway, choice)
+        if dry_run or not found or not _agreed("retry", found, yes=yes, quiet=target.json):
+            return _report(target, "retry", found, dry_run=dry_run, done=False)
+        body: Answer = {"filter": MessageToDict(choice.filter.message()), "why": why}
+        bodies = [(service, body) for service in choice.filter.services()]
+        return await _change(gateway, target, "retry", bodies, dry_run=False, shown=not yes)
 
 
 async def drop(target: Target, choice: Choice, *, dry_run: bool, why: str, yes: bool) -> int:
@@ -77,15 +75,16 @@ async def drop(target: Target, choice: Choice, *, dry_run: bool, why: str, yes: 
         raise Problem("parked events cannot be dropped: they are tried again by themselves")
     async with reach(target) as gateway:
         if choice.letter_ids:
-            found = await _change_named(gateway, "drop", choice.by_service(), dry_run=True, why=why)
+            found = await _take_all(gateway, "drop", _bodies(choice.by_service(), dry_run=True, why=why), [])
         else:
             found = await _choose(gateway, choice)
         if dry_run or not found or not _agreed("drop", found, yes=yes, quiet=target.json):
             return _report(target, "drop", found, dry_run=dry_run, done=False)
         # What was shown is dropped, and nothing that died since.
         ids = Choice([letter.letter_id for letter in found], Filter()).by_service()
-        letters = await _change_named(gateway, "drop", ids, dry_run=False, why=why)
-    return _report(target, "drop", letters, dry_run=dry_run, done=True, shown=not yes)
+        return await _change(
+            gateway, target, "drop", _bodies(ids, dry_run=False, why=why), dry_run=False, shown=not yes
+        )
 
 
 async def _choose(gateway: Gateway, choice: Choice) -> list[pb.Letter]:
@@ -100,35 +99,49 @@ async def _choose(gateway: Gateway, choice: Choice) -> list[pb.Letter]:
     return oldest_first(answers.found.values())
 
 
-async def _change_named(
-    gateway: Gateway, verb: str, by_service: dict[str, list[str]], *, dry_run: bool, why: str
-) -> list[pb.Letter]:
+def _bodies(by_service: Mapping[str, Sequence[str]], *, dry_run: bool, why: str) -> list[tuple[str, Answer]]:
+    """Return whom to ask for the change of letters that are named, and what."""
+    return [
+        (service, {"letterIds": ids[first : first + _AT_ONCE], "dryRun": dry_run, "why": why})
+        for service, ids in by_service.items()
+        for first in range(0, len(ids), _AT_ONCE)
+    ]
+
+
+async def _change(
+    gateway: Gateway,
+    target: Target,
+    verb: str,
+    bodies: Sequence[tuple[str, Answer]],
+    *,
+    dry_run: bool,
+    shown: bool,
+) -> int:
+    """Change letters and print which; where a later part is refused, what the parts before it did is printed first."""
     letters: list[pb.Letter] = []
-    for service, ids in by_service.items():
-        left = ids
-        while left:
-            body: Answer = {"letterIds": left[:_AT_ONCE], "dryRun": dry_run, "why": why}
-            done = (await _change(gateway, service, verb, body)).letters
-            letters += done
-            gone = {letter.letter_id for letter in done}
-            # What somebody else took meanwhile is not among what was done.
-            left = [one for one in left if one not in gone] if done and len(done) < len(left) else []
-    return letters
+    try:
+        await _take_all(gateway, verb, bodies, letters)
+    except Problem:
+        if letters:
+            _report(target, verb, letters, dry_run=dry_run, done=not dry_run, shown=False)
+        raise
+    return _report(target, verb, letters, dry_run=dry_run, done=not dry_run, shown=shown)
 
 
-async def _retry_all(gateway: Gateway, service: str, body: Answer) -> list[pb.Letter]:
-    letters: dict[str, pb.Letter] = {}
-    while True:
-        answer = await _change(gateway, service, "retry", body)
-        new = {letter.letter_id: letter for letter in answer.letters if letter.letter_id not in letters}
-        letters |= new
-        if not answer.more or not new:
-            return list(letters.values())
-
-
-async def _change(gateway: Gateway, service: str, verb: str, body: Answer) -> pb.RetryLettersResponse:
-    answer = await gateway.post(path_of(service, "/letters:" + verb), body, patience=WORK)
-    return read(answer, pb.RetryLettersResponse())
+async def _take_all(
+    gateway: Gateway, verb: str, bodies: Sequence[tuple[str, Answer]], taken: list[pb.Letter]
+) -> list[pb.Letter]:
+    """Ask for each change, part by part; add to `taken` what each part took, and return it."""
+    for service, body in bodies:
+        page: Answer = {}
+        while True:
+            answer = await gateway.post(path_of(service, "/letters:" + verb), {**body, **page}, patience=WORK)
+            part = read(answer, pb.RetryLettersResponse())
+            taken += part.letters
+            if not part.next_page_token:
+                break
+            page = {"pageToken": part.next_page_token}
+    return taken
 
 
 def _agreed(verb: str, letters: Sequence[pb.Letter], *, yes: bool, quiet: bool) -> bool:

@@ -200,7 +200,8 @@ def audit(
 ) -> None:
     """Show what operators did, when and why, the latest first (admins); exit code 1 if a service is away.
 
-    --order looks through the latest 10,000 actions of each service.
+    --order finds what was done to the order itself, however long ago, and what was done to its events, of the latest
+    10,000 actions of each service.
     """
     from cli import actions as work
     from cli.remote import Target

@@ -106,7 +106,7 @@ def cancel_order(
     gateway: Gateway = None,
     json: Json = False,
 ) -> None:
-    """Cancel an order that is not shipped yet."""
+    """Cancel an order that is not shipped yet; an admin who cancels somebody else's is an operator anyway."""
     from cli import orders as work
     from cli.errors import Problem
     from cli.remote import Target

@@ -66,7 +66,7 @@ def _all_open(facts: Facts) -> Iterator[tuple[str, int, str]]:
             since = clock_time(event.recorded.event.time)
             yield event.service, _UNPUBLISHED, f"which recorded {event.name} at {since} and has not published it yet"
             continue
-        for service, status in event.places.items():
+        for service, status in event.at_services().items():
             if status.place in (pb.EVENT_PLACE_DEAD, pb.EVENT_PLACE_PARKED):
                 yield service, *_set_aside(event, status.letter)
             elif status.place == pb.EVENT_PLACE_WAITING:
@@ -103,7 +103,17 @@ def _missing(facts: Facts) -> list[str]:
     if facts.order is not None and facts.order.state == OrderState.ORDER_STATE_CANCELLING:
         return ["shipping, which decides"]
     told = {event.service for event in facts.events}
-    return [service for service in _ANSWERS if service not in told] or ["order itself: look again in a moment"]
+    missing = [service + _dropped(facts, service) for service in _ANSWERS if service not in told]
+    return missing or ["order itself: look again in a moment"]
+
+
+def _dropped(facts: Facts, service: str) -> str:
+    """Return which event a service will never handle, if there is one."""
+    for event in facts.events:
+        status = event.at_services().get(service)
+        if status is not None and status.place == pb.EVENT_PLACE_DROPPED:
+            return f", where {event.name} was a dead letter that somebody dropped"
+    return ""
 
 
 def _deadline(facts: Facts) -> str:

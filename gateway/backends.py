@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from gateway.errors import refusal
-from weft import CannotStart, connect
+from weft import CannotStart, connect, logs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Call = Callable[..., Awaitable[bytes]]
     """Called with the encoded request, `timeout` in seconds and `metadata`; raises `AioRpcError`."""
+
+
+_log = logs.logger("weft.gateway")
 
 
 class Backends:
@@ -46,7 +49,8 @@ class Backends:
     def hosted(self, service: str, method: str, request: type[Message], field: str) -> Call:
         """Return what calls a method of a service that many host: at the one which `field` of the request names.
 
-        It raises `Refusal` (404) for a host without a backend.
+        It raises `Refusal` (404) for a host without a backend, which says to callers with a token what there is: it
+        is the services that see whether one is good.
         """
         hosts = {host: key for key in self._targets for name, _, host in [key.partition("/")] if name == service}
         calls = {host: self._unary(key, f"/{service}/{method}") for host, key in hosts.items()}
@@ -54,7 +58,10 @@ class Backends:
         def call(encoded: bytes, **options: Any) -> Awaitable[bytes]:
             host = getattr(request.FromString(encoded), field)
             if (found := calls.get(host)) is None:
-                message = f"there is no {field} {host!r}: there are {', '.join(sorted(calls))}"
+                known = ", ".join(sorted(calls))
+                _log.debug("no backend has this host", service=service, host=host, known=known)
+                told = any(name == "authorization" for name, _ in options["metadata"])
+                message = f"there is no {field} {host!r}" + (f": there are {known}" if told else "")
                 raise refusal(404, grpc.StatusCode.NOT_FOUND, "HOST_NOT_FOUND", message)
             return found(encoded, **options)
 

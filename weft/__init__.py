@@ -10,7 +10,8 @@ holds services to that. Behind them, by concept:
     callers      identity  access (rules of the contract)  tokens (JWT, the issuer's keys)
     promises     intents (calls to the outside, timers)  leases
     gRPC         grpc_server  grpc_calls  call_metrics  grpc_client  status (errors)  health  deadlines  breaker  pages
-    operators    operations (their rpcs)  letter_box  letter_queries  letter_messages  inspection  backlog  actions
+    operators    operations (their rpcs)  letter_box  letter_queries  letter_messages  inspection  actions
+                 backlog  progress (of consumers)
     operations   service (start to drain)  process (from start to end)  settings  secret_files  startup  ops
                  http_server  ports  tasks  clock  crash_points
     to be seen   logs  tracing  trace_context

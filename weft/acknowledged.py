@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from weft import actions, logs, tables
 from weft.events import context_of, stream_of
@@ -32,6 +32,9 @@ _CHANGE_AT_ONCE = 5000
 
 Place = tuple[str, int, str]
 """A context, a number in its stream, and the id of the event there."""
+
+_REMOVED = ""
+"""Stands in `published` for a context: its `seq` is the last number that was removed from the outbox."""
 
 _note = (
     "INSERT INTO published (context, seq, event_id) VALUES (?, ?, ?) ON CONFLICT (context) "
@@ -60,10 +63,17 @@ class Acknowledged:
         self._seen_at = None
 
     def note(self, transaction: Transaction, place: Place) -> None:
-        """Note what was acknowledged, in the transaction that marks it published."""
+        """Note what was acknowledged, in the transaction that marks it published; nothing if more is noted already."""
         context, seq, _ = place
+        if seq <= self._last.get(context, 0):
+            return
         transaction.sql.execute(transaction.connection, _note, place)
         transaction.then.append(lambda: self._last.update({context: max(seq, self._last.get(context, 0))}))
+
+    @staticmethod
+    def note_removed(transaction: Transaction, seq: int) -> None:
+        """Note up to which number the outbox was emptied, in the transaction that does."""
+        transaction.sql.execute(transaction.connection, _note, (_REMOVED, seq, ""))
 
     def contradicts(self, context: str, stored: Sequence[int]) -> bool:
         """Tell whether an event was stored where the stream already had one: it lost that, or knew the event."""
@@ -135,10 +145,12 @@ class Acknowledged:
 
 
 def _places(connection: Connection) -> Sequence[Place]:
-    query = select(*tables.published.c["context", "seq", "event_id"])
+    published = tables.published.c
+    query = select(published.context, published.seq, published.event_id).where(published.context != _REMOVED)
     return [(context, seq, event_id) for context, seq, event_id in connection.execute(query)]
 
 
 def _nothing_removed(connection: Connection) -> bool:
-    """Tell whether the outbox has its first event still."""
-    return connection.execute(select(func.min(tables.outbox.c.seq))).scalar() == 1
+    """Tell whether the outbox has every event still; its numbers do not say so, as some are never used."""
+    removed = select(tables.published.c.seq).where(tables.published.c.context == _REMOVED)
+    return connection.execute(removed).first() is None

@@ -10,15 +10,19 @@ from weft import identity, tables
 from weft.clock import micros
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Connection, Row
 
     from weft.writer import Transaction
 
+DROP = "drop"
+"""That dead letters were dropped; the outcome begins with the letter's id."""
 ITSELF = "relay"
 """The actor of what a service did by itself."""
 
+MOST_ROWS = 1000
+"""How many events of one call are written down one by one; of more than that, their number alone."""
 _LONGEST = 2000
 _actions = tables.actions
 
@@ -47,9 +51,34 @@ def write_down(transaction: Transaction, actor: str, action: str, target: str, w
     transaction.sql.insert(transaction.connection, _actions, [row])
 
 
-def list_actions(connection: Connection, limit: int, before: int | None = None) -> Sequence[Row[Any]]:
-    """Return the latest actions, at most `limit`, the latest first; only those with a lower id than `before`."""
+def write_down_events(
+    transaction: Transaction, actor: str, action: str, why: str, events: Mapping[str, str], together: tuple[str, str]
+) -> None:
+    """Note in `transaction` that somebody did something with events: a row for each of `events`, ids with outcomes.
+
+    Of more than `MOST_ROWS` there is one row: `together` is its target and outcome.
+    """
+    one_by_one = events.items() if len(events) <= MOST_ROWS else [together]
+    now = micros(transaction.now)
+    rows = [row_of(now, actor, action, target, why, outcome) for target, outcome in one_by_one]
+    if rows:
+        transaction.sql.insert(transaction.connection, _actions, rows)
+
+
+def list_actions(connection: Connection, limit: int, before: int | None = None, target: str = "") -> Sequence[Row[Any]]:
+    """Return the latest actions, at most `limit`, the latest first: those with a lower id than `before`.
+
+    With a `target` only what was done to exactly that.
+    """
     query = select(_actions).order_by(_actions.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(_actions.c.id < before)
+    if target:
+        query = query.where(_actions.c.target == target)
     return connection.execute(query).all()
+
+
+def find_drops(connection: Connection, event_ids: Collection[str]) -> Sequence[Row[Any]]:
+    """Return the actions by which dead letters of these events were dropped."""
+    here = (_actions.c.action == DROP) & _actions.c.target.in_(list(event_ids))
+    return connection.execute(select(_actions).where(here)).all()

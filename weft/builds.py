@@ -14,6 +14,7 @@ from sqlalchemy import delete, inspect, select
 
 from weft import tables
 from weft.clock import micros
+from weft.progress import positions
 from weft.views import Build
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Builds:
         waiting = select(parked.event_id).where(parked.consumer.in_([one.name for one in new])).limit(1)
         if t.connection.execute(waiting).first() is not None:
             return None
-        reached = positions(t.connection, [*new, *old])
+        reached = positions(t.connection, [one.name for one in (*new, *old)])
         before = {one.stream: reached.get(one.name, 0) for one in old}
         if any(reached.get(one.name, 0) < before.get(one.stream, 0) for one in new):
             return None
@@ -200,11 +201,3 @@ class Builds:
     def _check_unneeded(self, t: Transaction, generation: int) -> None:
         if generation in self._locked(t)[:2]:
             raise ValueError(f"build {generation} of {self.model.name} is needed")
-
-
-def positions(connection: Connection, consumers: Sequence[Consumer]) -> dict[str, int]:
-    """Return up to where consumers have read, by name; nothing of those that never did."""
-    progress = tables.progress.c
-    names = [one.name for one in consumers]
-    found = connection.execute(select(progress.consumer, progress.position).where(progress.consumer.in_(names)))
-    return {row.consumer: row.position for row in found}

@@ -169,6 +169,12 @@ class Consumer:
         async with asyncio.timeout(_PROMPT):
             return max(await asyncio.gather(*(self._broker.last_seq(self.stream, one) for one in self.filters)))
 
+    def park_missing(self, t: Transaction, missing: Sequence[Delivery]) -> list[Delivery]:
+        """Have those events handled, now, that the inbox does not know, and return them; tell `look_again` then."""
+        mine = self._new(t, missing)
+        letters.park(t, self.name, [Letter(one, "delivered again") for one in mine], self._policy)
+        return mine
+
     def look_again(self) -> None:
         """Say, from any thread, that somebody else parked events of this consumer, or made them due."""
         self._parking.doubt()
@@ -227,6 +233,8 @@ class Consumer:
             # The stream was made anew, or lost its tail: the inbox knows what of it was handled.
             _log.error("the stream is not the one that was read; reading it from the start", consumer=self.name)
             position, event_id = 0, ""
+            # What it holds now has numbers that letters have already.
+            letters.outlive_stream(t, self.name)
         interrupted = row.interrupted
         if not self.attached:
             self._parking.begin(t, after_death=lease.orphaned)

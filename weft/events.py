@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CORRELATION = "weft-correlation-id"
 CAUSATION = "weft-causation-id"
 
+FORMER_LIFE = 2**40
+"""More than the numbers that a stream gives in its life: those of letters from its former lives are lower by that."""
+
 
 @cache
 def context_of(type_name: str) -> str:
@@ -85,6 +88,11 @@ def _rfc3339(time: int) -> str:
     return from_micros(time).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def number_in(seq: int) -> int:
+    """Return the number that a message had in its stream, whichever life of it that was."""
+    return seq % FORMER_LIFE
+
+
 _EVENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -93,7 +101,7 @@ class Malformed(Exception):
 
 
 class Delivery(NamedTuple):
-    """One message from a stream, as it came: `seq` is its number in the stream."""
+    """One message from a stream, as it came: `seq` is its number in the stream, or as a letter's row has it."""
 
     stream: str
     seq: int
@@ -105,7 +113,7 @@ class Delivery(NamedTuple):
     def event_id(self) -> str:
         """The CloudEvent's id; a message without a usable one is named by its place in the stream and its body."""
         given = self.headers.get("ce-id", "")
-        return given if _EVENT_ID.fullmatch(given) else f"{self.stream}:{self.seq}:{crc32(self.body):08x}"
+        return given if _EVENT_ID.fullmatch(given) else f"{self.stream}:{number_in(self.seq)}:{crc32(self.body):08x}"
 
     @property
     def type(self) -> str:

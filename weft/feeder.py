@@ -54,14 +54,18 @@ class Feeder:
 
     async def run(self, lease: Lease) -> None:
         """Feed, build and switch until cancelled, or until the lease is lost (`LeaseLost`)."""
-        builds = self.builds
+        builds, wait = self.builds, 0.05
         try:
             while True:
                 standing, fits = await self._writer.transact(partial(self._prepare, lease=lease))
                 builds.learn(standing, fits)
                 builds.changed.clear()
                 if builds.standing != standing:
-                    continue  # a build was begun meanwhile
+                    # A build was begun meanwhile; or the database is one of before, which a new start takes up.
+                    await happens(builds.changed, wait)
+                    wait = min(wait * 2, _SOON)
+                    continue
+                wait = 0.05
                 await self._feed(lease)
                 await self._while_fed(self._complete(lease) if standing.building else self._rest(lease))
         finally:
@@ -141,8 +145,9 @@ class Feeder:
             await changed.wait()
 
     async def _delete_consumers(self) -> None:
+        """Delete those of former builds, which may have listened to other streams than the one that serves."""
         standing = self.builds.standing
-        for stream in {one.stream for one in self.builds.consumers(standing.generation)}:
+        for stream in [one.config.name or "" for one in await self._broker.js.streams_info()]:
             try:
                 found = await self._broker.js.consumers_info(stream)
             except NotFoundError:

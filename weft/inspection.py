@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, tuple_
 
-from weft import letter_queries, tables
+from weft import actions, letter_queries, tables
 from weft.letter_messages import at, letter_of
 from weft.letter_queries import is_parked
 from weft.trace_context import TraceContext
@@ -81,16 +81,23 @@ def _received(
     found = letter_queries.find_by_event(connection, consumers, event_ids)
     letters = {(row.consumer, row.event_id): row for row in found}
     inbox = select(_inbox.consumer, _inbox.event_id).where(tuple_(_inbox.consumer, _inbox.event_id).in_(places))
-    seen = {tuple(row) for row in connection.execute(inbox)}
-    return [_status(consumer, event_id, letters.get((consumer, event_id)), seen) for consumer, event_id in places]
+    at_last: dict[tuple[str, str], api.EventPlace.ValueType]
+    at_last = {(row.consumer, row.event_id): api.EVENT_PLACE_HANDLED for row in connection.execute(inbox)}
+    # Of these too the inbox knows that they came.
+    for row in actions.find_drops(connection, event_ids):
+        at_last[_consumer_in(row.outcome), row.target] = api.EVENT_PLACE_DROPPED
+    return [_status(*place, letters.get(place), at_last.get(place, api.EVENT_PLACE_WAITING)) for place in places]
 
 
-def _status(consumer: str, event_id: str, letter: Row[Any] | None, seen: set[tuple[Any, ...]]) -> api.EventStatus:
-    status = api.EventStatus(event_id=event_id, consumer=consumer)
+def _consumer_in(outcome: str) -> str:
+    """Return whose letter was dropped: the action's outcome begins with the letter's id."""
+    return outcome.partition(": ")[0].rpartition(".")[0]
+
+
+def _status(consumer: str, event_id: str, letter: Row[Any] | None, place: api.EventPlace.ValueType) -> api.EventStatus:
+    """Return where an event is: with its letter, or at `place` if it has none."""
+    status = api.EventStatus(event_id=event_id, consumer=consumer, place=place)
     if letter is not None:
         status.place = api.EVENT_PLACE_PARKED if is_parked(letter) else api.EVENT_PLACE_DEAD
         status.letter.CopyFrom(letter_of(letter))
-    else:
-        handled = (consumer, event_id) in seen
-        status.place = api.EVENT_PLACE_HANDLED if handled else api.EVENT_PLACE_WAITING
     return status

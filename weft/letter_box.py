@@ -6,7 +6,6 @@ the rest, and what was done once is not done twice.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, tuple_, update
@@ -17,13 +16,16 @@ from weft.domain import NotFound, Refused
 from weft.letter_queries import is_parked, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection, Row
 
     from weft.consumer import Consumer
     from weft.letter_queries import Wanted
+    from weft.pages import Position
     from weft.writer import Reader, Transaction, Writer
+
+    Part = tuple[list[Row[Any]], Position | None]
 
 AT_ONCE = 1000
 """The most letters that one call changes."""
@@ -36,7 +38,8 @@ _parked = tables.parked
 class LetterBox:
     """The letters of one service.
 
-    Letters are named by `Wanted`; with its `ids`, dead letters and parked events alike.
+    What is to be changed is named by `Wanted`, and done part by part: each answer says after which position the next
+    part begins, None on the last.
     """
 
     def __init__(
@@ -66,53 +69,43 @@ class LetterBox:
             raise NotFound("letter", letter_id)
         return row
 
-    async def retry(self, wanted: Wanted, actor: str, why: str, *, dry_run: bool) -> tuple[list[Row[Any]], bool]:
-        """Have letters tried again; return them as they were, and whether there are more.
+    async def retry(self, wanted: Wanted, after: Position | None, actor: str, why: str, *, dry_run: bool) -> Part:
+        """Have letters tried again; return them as they were.
 
-        Raises `NotFound` for an id that names none, and `Refused` if nobody reads for their consumer any more.
+        Raises `NotFound` if the only id names none, and `Refused` if nobody reads for their consumer any more.
         """
         if dry_run:
-            return await self._reader.run(self._find, wanted, retry=True)
-        found = await self._writer.transact(lambda t: self._retry(t, wanted, actor, why))
+            return await self._reader.run(self._find, wanted, after, retry=True)
+        found = await self._writer.transact(lambda t: self._retry(t, wanted, after, actor, why))
         self._committed()
         return found
 
-    async def drop(self, wanted: Wanted, actor: str, why: str, *, dry_run: bool) -> tuple[list[Row[Any]], bool]:
-        """Forget dead letters; return them as they were, and whether there are more.
+    async def drop(self, wanted: Wanted, after: Position | None, actor: str, why: str, *, dry_run: bool) -> Part:
+        """Forget dead letters; return them as they were.
 
-        Raises `NotFound` for an id that names none, and `Refused` if one names a parked event.
+        Raises `NotFound` if the only id names none, and `Refused` if it names a parked event.
         """
         if dry_run:
-            return await self._reader.run(self._find, wanted, retry=False)
-        return await self._writer.transact(lambda t: self._drop(t, wanted, actor, why))
+            return await self._reader.run(self._find, wanted, after, retry=False)
+        return await self._writer.transact(lambda t: self._drop(t, wanted, after, actor, why))
 
-    def _find(self, connection: Connection, wanted: Wanted, *, retry: bool) -> tuple[list[Row[Any]], bool]:
-        found: list[Row[Any]] = []
-        for one in (wanted, replace(wanted, parked=not wanted.parked))[: 1 if wanted.ids is None else 2]:
-            found += letter_queries.find_page(connection, one, AT_ONCE + 1 - len(found))
-        if wanted.ids is not None:
-            _check_all_there(wanted.ids, found)
-        size = 0
-        for count, row in enumerate(found):
-            size += row.body_size
-            if count == AT_ONCE or (count and size > _BYTES_AT_ONCE):
-                found, more = found[:count], True
-                break
-        else:
-            more = False
+    def _find(self, connection: Connection, wanted: Wanted, after: Position | None, *, retry: bool) -> Part:
+        found, position = letter_queries.find_part(connection, wanted, AT_ONCE + 1, after)
+        if wanted.ids is not None and len(wanted.ids) == 1 and after is None:
+            _check_only_one(next(iter(wanted.ids)), found, retry=retry)
+        part = found[: _first_too_many(found)]
+        following = position(part[-1]) if len(part) < len(found) else None
         if retry:
-            self._check_read(found)
-        else:
-            _check_dead(found)
-        return found, more
+            self._check_read(part)
+        return [row for row in part if retry or not is_parked(row)], following
 
     def _check_read(self, found: Sequence[Row[Any]]) -> None:
         gone = sorted({row.consumer for row in found} - {one.name for one in self._consumers()})
         if gone:
             raise Refused("CONSUMER_GONE", f"the service has no consumer {', '.join(gone)} any more: drop its letters")
 
-    def _retry(self, t: Transaction, wanted: Wanted, actor: str, why: str) -> tuple[list[Row[Any]], bool]:
-        found, more = self._find(t.connection, wanted, retry=True)
+    def _retry(self, t: Transaction, wanted: Wanted, after: Position | None, actor: str, why: str) -> Part:
+        found, following = self._find(t.connection, wanted, after, retry=True)
         now = micros(t.now)
         waiting = [row for row in found if is_parked(row)]
         moved = _take_dead(t, [row for row in found if not is_parked(row)])
@@ -120,36 +113,43 @@ class LetterBox:
             rows = [{**_message_of(row), "attempts": 0, "next_at": now} for row in moved.values()]
             t.sql.insert_new(t.connection, _parked, rows, "event_id")
         hurried = _make_due(t, waiting, now)
-        done = [row for row in found if row.event_id in hurried or (not is_parked(row) and row.id in moved)]
-        _note(t, actor, "retry", why, done)
+        done = [row for row in found if is_parked(row) or row.id in moved]
+        # What was due already is tried now without anybody's doing.
+        _note(t, actor, "retry", why, [row for row in done if not is_parked(row) or (row.consumer, row.key) in hurried])
         if done:
             t.then.append(self._told)
-        return done, more
+        return done, following
 
-    def _drop(self, t: Transaction, wanted: Wanted, actor: str, why: str) -> tuple[list[Row[Any]], bool]:
-        found, more = self._find(t.connection, wanted, retry=False)
+    def _drop(self, t: Transaction, wanted: Wanted, after: Position | None, actor: str, why: str) -> Part:
+        found, following = self._find(t.connection, wanted, after, retry=False)
         gone = _take_dead(t, found)
         done = [row for row in found if row.id in gone]
-        _note(t, actor, "drop", why, done)
-        return done, more
+        _note(t, actor, actions.DROP, why, done)
+        return done, following
 
 
 def is_number(text: str) -> bool:
-    """Tell whether a text can be a message's number in its stream."""
-    return text.isascii() and text.isdecimal() and len(text) < 19
+    """Tell whether a text can be a letter's number."""
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and len(digits) < 19
 
 
-def _check_all_there(ids: Collection[tuple[str, int]], found: Sequence[Row[Any]]) -> None:
-    missing = set(ids) - {(row.consumer, row.seq) for row in found}
-    if missing:
-        consumer, seq = min(missing)
-        raise NotFound("letter", f"{consumer}.{seq}")
+def _check_only_one(place: tuple[str, int], found: Sequence[Row[Any]], *, retry: bool) -> None:
+    """Raise what is wrong with the only letter that is named."""
+    if not found:
+        raise NotFound("letter", f"{place[0]}.{place[1]}")
+    if not retry and is_parked(found[0]):
+        raise Refused("LETTER_PARKED", f"{name_of(found[0])} is parked: only dead letters can be dropped")
 
 
-def _check_dead(found: Sequence[Row[Any]]) -> None:
-    for row in found:
-        if is_parked(row):
-            raise Refused("LETTER_PARKED", f"{name_of(row)} is parked: only dead letters can be dropped")
+def _first_too_many(found: Sequence[Row[Any]]) -> int:
+    """Return how many of the letters are changed together."""
+    size = 0
+    for count, row in enumerate(found):
+        size += row.body_size
+        if count == AT_ONCE or (count and size > _BYTES_AT_ONCE):
+            return count
+    return len(found)
 
 
 def _take_dead(t: Transaction, found: Sequence[Row[Any]]) -> dict[int, Row[Any]]:
@@ -160,13 +160,14 @@ def _take_dead(t: Transaction, found: Sequence[Row[Any]]) -> dict[int, Row[Any]]
     return {row.id: row for row in t.connection.execute(query)}
 
 
-def _make_due(t: Transaction, found: Sequence[Row[Any]], now: int) -> set[str]:
-    """Have parked events tried now, with those that they wait for; return the ids of all."""
+def _make_due(t: Transaction, found: Sequence[Row[Any]], now: int) -> set[tuple[str, str]]:
+    """Have parked events tried now, with those that they wait for; return consumers and keys that had to wait yet."""
     if not found:
         return set()
-    here = tuple_(_parked.c.consumer, _parked.c.key).in_({(row.consumer, row.key) for row in found})
-    query = update(_parked).where(here).values(next_at=now).returning(_parked.c.event_id)
-    return set(t.connection.execute(query).scalars())
+    c = _parked.c
+    here = tuple_(c.consumer, c.key).in_({(row.consumer, row.key) for row in found}) & (c.next_at > now)
+    changed = t.connection.execute(update(_parked).where(here).values(next_at=now).returning(c.consumer, c.key))
+    return {(row.consumer, row.key) for row in changed}
 
 
 def _message_of(row: Row[Any]) -> dict[str, Any]:

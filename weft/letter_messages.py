@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from weft.clock import from_micros, micros, timestamp
 from weft.domain import InvalidInput, Violation, text_violations
+from weft.events import number_in
 from weft.letter_box import AT_ONCE, is_number
 from weft.letter_queries import Wanted, is_parked, name_of
 from weftapi.v1 import operations_service_pb2 as api
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _TEXTS = ("consumer", "event_type", "reason", "aggregate_id")
 _LONGEST = 256
+_LONGEST_AGE = 315_576_000_000
+"""In seconds: what a `Duration` may be, about 10,000 years."""
 
 
 def at(time: int) -> Timestamp:
@@ -45,7 +48,7 @@ def letter_of(row: Row[Any]) -> api.Letter:
         first_time=at(row.first_at),
         subject=row.subject,
         stream=row.stream,
-        stream_seq=row.seq,
+        stream_seq=number_in(row.seq),
         body_size=row.body_size,
     )
     if is_parked(row):
@@ -102,8 +105,8 @@ def wanted_of(filter: api.LetterFilter, now: datetime) -> Wanted:
     if filter.kind == api.LETTER_KIND_PARKED and filter.reason:
         wrong.append(Violation("filter.reason", "must be empty: only dead letters have one"))
     age = filter.older_than.ToMicroseconds()
-    if age < 0:
-        wrong.append(Violation("filter.older_than", "must not be negative"))
+    if not 0 <= age <= _LONGEST_AGE * 1_000_000:
+        wrong.append(Violation("filter.older_than", f"must be between 0 and {_LONGEST_AGE} seconds"))
     if wrong:
         raise InvalidInput(*wrong)
     return Wanted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Table, and_, false, func, or_, select, true, tuple_
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Table, and_, false, func, or_, select, tru
 from weft import tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Connection, Row, Select
 
@@ -31,8 +31,10 @@ class Wanted:
     reason: str = ""
     aggregate_id: str = ""
     before: int | None = None
+    up_to: int | None = None
+    """Of dead letters only those that were there already when this was the last one's `id`."""
     ids: frozenset[tuple[str, int]] | None = None
-    """Consumers and numbers in their streams."""
+    """Consumers and numbers in their streams: dead letters and parked events alike."""
 
     @property
     def table(self) -> Table:
@@ -67,6 +69,8 @@ class Wanted:
             conditions.append(columns.key == self.aggregate_id if self.parked else about)
         if self.before is not None:
             conditions.append(columns[self.since] < self.before)
+        if self.up_to is not None and not self.parked:
+            conditions.append(columns.id <= self.up_to)
         if self.ids is not None:
             conditions.append(tuple_(columns.consumer, columns.seq).in_(sorted(self.ids)))
         return and_(*conditions)
@@ -98,15 +102,46 @@ def find_page(connection: Connection, wanted: Wanted, limit: int, after: Positio
 
 
 def find_whole(connection: Connection, consumer: str, seq: int) -> Row[Any] | None:
-    """Return one letter with its headers and body, or None; were a stream made anew, the one that came last."""
+    """Return one letter with its headers and body, or None."""
     for table in (_parked, _dead):
         query: Select[Any] = select(*_head(table), table.c.headers, table.c.body)
         query = query.where(table.c.consumer == consumer, table.c.seq == seq)
-        newest = query.order_by(*(one.desc() for one in _order(table))).limit(1)
-        found = connection.execute(newest).all()
-        if found:
-            return found[0]
+        found = connection.execute(query.limit(1)).one_or_none()
+        if found is not None:
+            return found
     return None
+
+
+def part_kinds(wanted: Wanted) -> tuple[type[str] | type[int], ...]:
+    """Return the types of the parts of a position in `find_part`."""
+    if wanted.ids is not None:
+        return str, int
+    return position_kinds(True) if wanted.parked else (int, int)
+
+
+def find_part(
+    connection: Connection, wanted: Wanted, limit: int, after: Position | None
+) -> tuple[Sequence[Row[Any]], Callable[[Row[Any]], Position]]:
+    """Return letters to be changed, at most `limit` of those after a position, and what tells a letter's position.
+
+    Who goes on from the last one's position meets each letter once: what dies again meanwhile is not met again.
+    """
+    if wanted.ids is not None:
+        return _find_named(connection, wanted.ids, after)[:limit], lambda row: (row.consumer, row.seq)
+    if wanted.parked:
+        return find_page(connection, wanted, limit, after), position_of
+    up_to = int(after[1]) if after else connection.execute(select(func.max(_dead.c.id))).scalar() or 0
+    there = replace(wanted, up_to=up_to)
+    return find_page(connection, there, limit, after and after[:1]), lambda row: (row.id, up_to)
+
+
+def _find_named(connection: Connection, ids: Iterable[tuple[str, int]], after: Position | None) -> list[Row[Any]]:
+    """Return the letters of these ids that are there, in the order of their ids."""
+    left = frozenset(one for one in ids if after is None or one > after)
+    if not left:
+        return []
+    found = [row for parked in (False, True) for row in find_page(connection, Wanted(parked, ids=left), len(left))]
+    return sorted(found, key=lambda row: (row.consumer, row.seq))
 
 
 def find_by_event(connection: Connection, consumers: Iterable[str], event_ids: Iterable[str]) -> list[Row[Any]]:

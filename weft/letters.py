@@ -15,7 +15,7 @@ import orjson
 
 from weft import logs, tables
 from weft.clock import micros
-from weft.events import Delivery
+from weft.events import FORMER_LIFE, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -141,6 +141,18 @@ def postpone(transaction: Transaction, row: Row[Any], attempts: int, error: str,
     change = {"attempts": attempts, "error": error, "next_at": next_at}
     transaction.connection.execute(_parked.update().where(here).values(change))
     return next_at
+
+
+def outlive_stream(transaction: Transaction, consumer: str) -> None:
+    """Note that a consumer's stream was made anew, or lost its tail: the numbers of its letters come again.
+
+    They become lower than any that can come, in the order that they have: so an event that is parked from now on does
+    not go before an earlier one of its aggregate, and no two letters have one id.
+    """
+    # Dead letters first: one that is tried again meanwhile becomes a parked event, and is not missed then.
+    for table in (tables.dead_letters, _parked):
+        lower = table.update().where(table.c.consumer == consumer).values(seq=table.c.seq - FORMER_LIFE)
+        transaction.connection.execute(lower)
 
 
 def _tell(what: str, consumer: str, letters: Iterable[Letter]) -> None:

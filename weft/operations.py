@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from weft import actions, backlog, pages
@@ -10,8 +9,8 @@ from weft.actions import actor
 from weft.domain import InvalidInput, Violation, check_id, text_violations
 from weft.inspection import MOST_EVENTS, inspect_aggregate
 from weft.letter_messages import at, chosen_of, letter_of, wanted_of, whole_letter_of
-from weft.letter_queries import find_page, position_kinds, position_of
-from weft.pull import BrokerTrouble
+from weft.letter_queries import find_page, part_kinds, position_kinds, position_of
+from weft.progress import progress_of
 from weftapi.v1 import operations_service_pb2 as api
 from weftapi.v1.operations_service_pb2_grpc import OperationsServiceServicer
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from weft.clock import Clock
     from weft.consumer import Consumer
     from weft.letter_box import LetterBox
+    from weft.pages import Position
     from weft.read_models import ReadModels
     from weft.recovery import Recovery
     from weft.writer import Reader
@@ -31,6 +31,7 @@ SERVICE = "weftapi.v1.OperationsService"
 """Its full name."""
 
 _LONGEST_WHY = 1000
+_LONGEST_NAME = 300
 
 
 class OperationsApi(OperationsServiceServicer):
@@ -61,22 +62,13 @@ class OperationsApi(OperationsServiceServicer):
     async def GetBacklog(self, request: api.GetBacklogRequest, context: Any) -> api.GetBacklogResponse:
         self._check(request)
         found = await self._reader.run(backlog.count_backlog, self._standing)
-        positions = await self._reader.run(backlog.positions)
         last_event_seq = await self._reader.run(backlog.last_event_seq)
-        consumers = self._consumers()
-        last_seqs = await asyncio.gather(*map(_last_seq, consumers))
-        progress = [
-            api.ConsumerProgress(
-                consumer=one.name, stream=one.stream, position=positions.get(one.name, 0), last_seq=last_seq
-            )
-            for one, last_seq in zip(consumers, last_seqs, strict=True)
-        ]
         return api.GetBacklogResponse(
             unpublished_events=_pending(found.unpublished),
             open_intents=_pending(found.intents),
             parked_events=_pending(found.parked),
             dead_letters=_pending(found.dead),
-            consumers=progress,
+            consumers=await progress_of(self._reader, self._consumers()),
             last_event_seq=last_event_seq,
         )
 
@@ -90,22 +82,24 @@ class OperationsApi(OperationsServiceServicer):
         return api.ListLettersResponse(letters=map(letter_of, page), next_page_token=token)
 
     async def GetLetter(self, request: api.GetLetterRequest, context: Any) -> api.GetLetterResponse:
-        self._check(request)
+        self._check(request, text_violations("letter_id", request.letter_id, _LONGEST_NAME))
         return api.GetLetterResponse(letter=whole_letter_of(await self._letters.show(request.letter_id)))
 
     async def RetryLetters(self, request: api.RetryLettersRequest, context: Any) -> api.RetryLettersResponse:
         self._check(request, _why_violations(request.why))
         wanted = chosen_of(request, self._clock.now())
-        found, more = await self._letters.retry(wanted, actor(), request.why, dry_run=request.dry_run)
-        return api.RetryLettersResponse(letters=map(letter_of, found), more=more)
+        after = pages.position_of(request.page_token, *part_kinds(wanted))
+        found, following = await self._letters.retry(wanted, after, actor(), request.why, dry_run=request.dry_run)
+        return api.RetryLettersResponse(letters=map(letter_of, found), next_page_token=_token(following))
 
     async def DropLetters(self, request: api.DropLettersRequest, context: Any) -> api.DropLettersResponse:
         self._check(request, _why_violations(request.why, required=not request.dry_run))
         wanted = chosen_of(request, self._clock.now())
         if wanted.parked:
             raise InvalidInput(Violation("filter.kind", "must be LETTER_KIND_DEAD: parked events cannot be dropped"))
-        found, more = await self._letters.drop(wanted, actor(), request.why, dry_run=request.dry_run)
-        return api.DropLettersResponse(letters=map(letter_of, found), more=more)
+        after = pages.position_of(request.page_token, *part_kinds(wanted))
+        found, following = await self._letters.drop(wanted, after, actor(), request.why, dry_run=request.dry_run)
+        return api.DropLettersResponse(letters=map(letter_of, found), next_page_token=_token(following))
 
     async def Redeliver(self, request: api.RedeliverRequest, context: Any) -> api.RedeliverResponse:
         self._check(request, _why_violations(request.why))
@@ -116,7 +110,8 @@ class OperationsApi(OperationsServiceServicer):
         return await self._recovery.republish(request, actor())
 
     async def Rebuild(self, request: api.RebuildRequest, context: Any) -> api.RebuildResponse:
-        self._check(request, _why_violations(request.why))
+        wrong = text_violations("read_model", request.read_model, _LONGEST_NAME)
+        self._check(request, [*wrong, *_why_violations(request.why)])
         return api.RebuildResponse(read_model=await self._read_models.rebuild(request, actor()))
 
     async def ListReadModels(self, request: api.ListReadModelsRequest, context: Any) -> api.ListReadModelsResponse:
@@ -135,10 +130,11 @@ class OperationsApi(OperationsServiceServicer):
         return await self._reader.run(inspect_aggregate, aggregate_id, request.events, listeners)
 
     async def ListActions(self, request: api.ListActionsRequest, context: Any) -> api.ListActionsResponse:
-        self._check(request)
+        self._check(request, text_violations("target", request.target, _LONGEST_NAME))
         size = pages.size_of(request.page_size)
-        before = pages.position_of(request.page_token, int)
-        rows = await self._reader.run(actions.list_actions, size + 1, int(before[0]) if before else None)
+        position = pages.position_of(request.page_token, int)
+        before = int(position[0]) if position else None
+        rows = await self._reader.run(actions.list_actions, size + 1, before, request.target)
         page, token = pages.cut(rows, size, lambda row: (row.id,))
         return api.ListActionsResponse(actions=map(_action_of, page), next_page_token=token)
 
@@ -150,12 +146,8 @@ class OperationsApi(OperationsServiceServicer):
             raise InvalidInput(*wrong)
 
 
-async def _last_seq(consumer: Consumer) -> int | None:
-    """Return the number of the last message for a consumer; None if the broker cannot tell promptly."""
-    try:
-        return await consumer.last_seq()
-    except BrokerTrouble:
-        return None
+def _token(position: Position | None) -> str:
+    return "" if position is None else pages.token_of(*position)
 
 
 def _why_violations(why: str, *, required: bool = False) -> Sequence[Violation]:

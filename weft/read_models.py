@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from weft import actions, logs
-from weft.builds import Builds, positions
+from weft.builds import Builds
 from weft.clock import from_micros, timestamp
 from weft.database import is_lost
 from weft.domain import NotFound, Unavailable
 from weft.feeder import Feeder
-from weft.pull import BrokerTrouble
+from weft.letters import describe
+from weft.progress import progress_of
 from weftapi.v1 import operations_service_pb2 as api
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from sqlalchemy import Connection
 
     from weft.broker import Broker
-    from weft.builds import MakeConsumers, Standing
+    from weft.builds import MakeConsumers
     from weft.consumer import Consumer
     from weft.leases import Leases
     from weft.views import Build, ReadModel
@@ -137,15 +138,17 @@ class ReadModels:
             feeder.builds.learn(*await self._reader.run(feeder.builds.read))
 
     async def watch(self) -> None:
-        """Look again and again: another instance may have switched, or been asked for a build."""
+        """Look again and again, until cancelled: another instance may have switched, or been asked for a build."""
+        complained = False
         while self._feeders and not self._alone:
             await asyncio.sleep(_LOOK_AGAIN)
             try:
                 await self.look()
-            except DBAPIError as error:
-                if not is_lost(error):
-                    raise
-                _log.debug("read models wait for the database", error=str(error))
+                complained = False
+            except Exception as error:
+                if not complained:
+                    _log.warning("which builds serve cannot be seen", error=describe(error))
+                complained = True
 
     async def rebuild(self, request: api.RebuildRequest, actor: str) -> api.ReadModel:
         """Begin to build a read model anew, unless that is in progress; return how it stands.
@@ -176,23 +179,5 @@ class ReadModels:
         told = api.ReadModel(read_model=builds.model.name, generation=standing.generation, building=standing.building)
         if standing.building:
             told.begin_time.CopyFrom(timestamp(from_micros(standing.begun_at)))
-            told.progress.extend(await self._progress(builds, standing))
+            told.progress.extend(await progress_of(self._reader, builds.consumers(standing.building)))
         return told
-
-    async def _progress(self, builds: Builds, standing: Standing) -> Sequence[api.ConsumerProgress]:
-        consumers = builds.consumers(standing.building)
-        reached = await self._reader.run(positions, consumers)
-        last = await asyncio.gather(*(_last_seq(one) for one in consumers))
-        return [
-            api.ConsumerProgress(
-                consumer=one.name, stream=one.stream, position=reached.get(one.name, 0), last_seq=last_seq
-            )
-            for one, last_seq in zip(consumers, last, strict=True)
-        ]
-
-
-async def _last_seq(consumer: Consumer) -> int | None:
-    try:
-        return await consumer.last_seq()
-    except BrokerTrouble:
-        return None

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import func, select
 
-from weft import actions, letters, tables
+from weft import actions, tables
 from weft.clock import from_micros, timestamp
-from weft.domain import InvalidInput, NotFound, Unavailable, Violation, id_violations
+from weft.domain import InvalidInput, NotFound, Unavailable, Violation, id_violations, text_violations
 from weft.events import subject_of
-from weft.letters import Letter, RetryPolicy
 from weft.lost import Published, find_lost, published_from, unpublish
+from weft.progress import positions
 from weft.pull import BrokerTrouble
 from weft.scan import Scan
 from weftapi.v1 import operations_service_pb2 as api
@@ -38,6 +38,9 @@ ROWS_AT_ONCE = 5000
 _READ_AT_ONCE = 500
 _MOST_MISSING = 1000
 _MOST_BYTES = 32 * 1024 * 1024
+_LONGEST_NAME = 256
+_LATEST = 2**63 // 1000 - 1
+"""In microseconds: what the broker counts in nanoseconds ends in 2262."""
 
 _outbox = tables.outbox
 
@@ -69,14 +72,15 @@ class Recovery:
 
         They are parked, due now. Raises `InvalidInput`, `NotFound` for an unknown consumer, and `Unavailable`.
         """
-        _check(request)
-        if request.aggregate_id and (wrong := id_violations("aggregate_id", request.aggregate_id)):
-            raise InvalidInput(*wrong)
+        wrong = text_violations("consumer", request.consumer, _LONGEST_NAME)
+        if request.aggregate_id:
+            wrong += id_violations("aggregate_id", request.aggregate_id)
+        from_time = _begin_of(request, wrong)
         consumer = self._consumer(request.consumer)
-        position = await self._reader.run(_position, consumer.name)
-        answer = api.RedeliverResponse(last_seq=position)
+        reached = await self._reader.run(positions, [consumer.name])
+        answer = api.RedeliverResponse(last_seq=reached.get(consumer.name, 0))
         try:
-            missing = await self._find_missing(request, consumer, answer)
+            missing = await self._find_missing(request, from_time, consumer, answer)
         except BrokerTrouble as error:
             raise Unavailable(f"the broker cannot be read now: {error}") from error
         if missing and not request.dry_run:
@@ -94,13 +98,12 @@ class Recovery:
         raise NotFound("consumer", f"{name} (there are: {known})")
 
     async def _find_missing(
-        self, request: api.RedeliverRequest, consumer: Consumer, answer: api.RedeliverResponse
+        self, request: api.RedeliverRequest, from_time: int | None, consumer: Consumer, answer: api.RedeliverResponse
     ) -> list[Delivery]:
         """Return events that are missing in the part that is looked at; say in `answer` which part that was."""
         # Without an aggregate all is read and sorted out here: the broker takes longer for several filters than that.
         one = request.aggregate_id
         subjects = [subject_of(type_name, one) for type_name in consumer.subscriptions] if one else []
-        from_time = _time_of(request)
         missing: dict[str, Delivery] = {}
         size = 0
         start = Scan(self._broker, consumer.stream, subjects, from_seq=max(request.from_seq, 1), from_time=from_time)
@@ -127,13 +130,11 @@ class Recovery:
         self, consumer: Consumer, missing: Sequence[Delivery], actor: str, why: str, t: Transaction
     ) -> list[Delivery]:
         """Park events that nobody handled meanwhile, and return them."""
-        rows = [{"consumer": consumer.name, "event_id": one.event_id} for one in missing]
-        new = t.sql.insert_new(t.connection, tables.inbox, rows, "event_id")
-        mine = [one for one in missing if one.event_id in new]
+        mine = consumer.park_missing(t, missing)
         if mine:
-            letters.park(t, consumer.name, [Letter(one, "delivered again") for one in mine], RetryPolicy())
+            events = {one.event_id: f"{consumer.name}.{one.seq}: {_named(one.type, one.key)}" for one in mine}
             outcome = f"{len(mine)} events of {consumer.stream}, numbers {mine[0].seq} to {mine[-1].seq}"
-            actions.write_down(t, actor, "redeliver", consumer.name, why, outcome)
+            actions.write_down_events(t, actor, "redeliver", why, events, (consumer.name, outcome))
             t.then.append(self._parked)
         return mine
 
@@ -142,8 +143,7 @@ class Recovery:
 
         Raises `InvalidInput` and `Unavailable`.
         """
-        _check(request)
-        from_seq = await self._reader.run(_row_from, request.from_seq, _time_of(request))
+        from_seq = await self._reader.run(_row_from, request.from_seq, _begin_of(request))
         rows = await self._reader.run(published_from, from_seq, ROWS_AT_ONCE)
         try:
             lost = await find_lost(self._broker, rows)
@@ -162,23 +162,31 @@ class Recovery:
 
     def _republish(self, lost: Sequence[Published], actor: str, why: str, t: Transaction) -> None:
         unpublish(t, lost)
+        events = {one.event_id: f"outbox.{one.seq}: {_named(one.type, one.aggregate_id)}" for one in lost}
         outcome = f"{len(lost)} events, numbers {lost[0].seq} to {lost[-1].seq} of the outbox"
-        actions.write_down(t, actor, "republish", "outbox", why, outcome)
+        actions.write_down_events(t, actor, "republish", why, events, ("outbox", outcome))
 
 
-def _check(request: api.RedeliverRequest | api.RepublishRequest) -> None:
+def _begin_of(request: api.RedeliverRequest | api.RepublishRequest, wrong: Sequence[Violation] = ()) -> int | None:
+    """Return the time from which to look, in microseconds; None if a number says it, or nothing.
+
+    Raises `InvalidInput` for what is wrong with it, and what was found before.
+    """
+    found, time = [*wrong], None
     if request.from_seq < 0:
-        raise InvalidInput(Violation("from_seq", "must not be negative"))
+        found.append(Violation("from_seq", "must not be negative"))
+    try:
+        if request.HasField("from_time"):
+            time = min(request.from_time.ToMicroseconds(), _LATEST)
+    except ValueError:
+        found.append(Violation("from_time", "must be a time in the years 1 to 9999"))
+    if found:
+        raise InvalidInput(*found)
+    return None if request.from_seq else time
 
 
-def _time_of(request: api.RedeliverRequest | api.RepublishRequest) -> int | None:
-    """Return the time from which to look, in microseconds; None if a number says it, or nothing."""
-    return request.from_time.ToMicroseconds() if not request.from_seq and request.HasField("from_time") else None
-
-
-def _position(connection: Connection, consumer: str) -> int:
-    query = select(tables.progress.c.position).where(tables.progress.c.consumer == consumer)
-    return connection.execute(query).scalar() or 0
+def _named(type_name: str, aggregate_id: str) -> str:
+    return f"{type_name.rpartition('.')[2]} of {aggregate_id}"
 
 
 def _handled(connection: Connection, consumer: str, ids: Iterable[str]) -> set[str]:

@@ -145,10 +145,13 @@ class Relay:
     def _clean(self, transaction: Transaction) -> int:
         oldest = text(
             "DELETE FROM outbox WHERE published_at < :before "
-            "AND seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT :limit)"
+            "AND seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT :limit) RETURNING seq"
         )
-        before = micros(transaction.now) - self._retention
-        return transaction.connection.execute(oldest, {"limit": _CLEAN_AT_ONCE, "before": before}).rowcount
+        values = {"limit": _CLEAN_AT_ONCE, "before": micros(transaction.now) - self._retention}
+        removed = transaction.connection.execute(oldest, values).scalars().all()
+        if removed:
+            self._acknowledged.note_removed(transaction, max(removed))
+        return len(removed)
 
 
 def _select(connection: Connection) -> Sequence[_Row]:

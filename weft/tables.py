@@ -40,7 +40,8 @@ published = Table(
     "published",
     metadata,
     Column("context", Text, primary_key=True),
-    # What the broker last acknowledged: the stream's number and the event's id.
+    # What the broker last acknowledged: the stream's number and the event's id. The empty context stands for what is
+    # removed from the outbox: up to this number of its own.
     Column("seq", BigInteger, nullable=False),
     Column("event_id", Text, nullable=False),
 )
@@ -102,6 +103,7 @@ parked = Table(
 )
 Index("parked_in_order", parked.c.consumer, parked.c.key, parked.c.seq)
 Index("parked_by_key", parked.c.key)
+Index("parked_by_age", parked.c.first_at)
 
 dead_letters = Table(
     "dead_letters",

@@ -48,9 +48,10 @@ def place_order(
 
 
 def cancel_order(work: UnitOfWork, order_id: str, caller: Caller, operator_note: str = "") -> Order:
-    """Cancel an order as its customer wants; with `operator_note` as an operator does, which is written down.
+    """Cancel an order as its customer wants, or as an operator, which is written down with `operator_note`.
 
-    What changes nothing is not written down: the order is cancelled already, or shipping is asked already.
+    An operator is an admin who says why, or whose own the order is not. What changes nothing is not written down:
+    the order is cancelled already, or shipping is asked already.
     Raises `NotFound`, also for one that the caller may not see, `PermissionDenied` for a note that is not an
     admin's, and `Refused` once the order is shipped.
     """
@@ -59,7 +60,7 @@ def cancel_order(work: UnitOfWork, order_id: str, caller: Caller, operator_note:
     order = work.get(store.orders, order_id)
     if order is None or not caller.may_see(order.user_id):
         raise NotFound("order", order_id)
-    if not operator_note:
+    if not operator_note and order.user_id == caller.subject:
         return change_order(work, order_id, Order.cancel)
     before = order.state
     change_order(work, order_id, partial(Order.cancel, reason=CancelReason.OPERATOR_REQUEST))

@@ -14,7 +14,7 @@ from weft.domain import InvalidInput, PermissionDenied, Unavailable, Violation, 
 from weft.identity import caller
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from datetime import datetime, timedelta
 
     from grpc.aio import ServicerContext
@@ -99,7 +99,7 @@ class OrderApi(OrderServiceServicer):
         context: ServicerContext[api.CancelOrderRequest, api.CancelOrderResponse],
     ) -> api.CancelOrderResponse:
         order_id = check_id("order_id", request.order_id)
-        if wrong := text_violations("operator_note", request.operator_note, MAX_NOTE):
+        if wrong := _note_violations(request.operator_note):
             raise InvalidInput(*wrong)
         order = await self._writer.run(commands.cancel_order, order_id, caller(), request.operator_note)
         return api.CancelOrderResponse(order=_message(order))
@@ -132,6 +132,12 @@ class OrderApi(OrderServiceServicer):
                 one.cancel()
         if self._draining.is_set():
             raise Unavailable("the service is stopping; watch again")
+
+
+def _note_violations(note: str) -> Sequence[Violation]:
+    if note and not note.strip():
+        return [Violation("operator_note", "must not be blank: say why, or leave it out")]
+    return text_violations("operator_note", note, MAX_NOTE)
 
 
 def _whose(request: api.ListOrdersRequest) -> str:

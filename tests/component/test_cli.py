@@ -454,6 +454,47 @@ async def test_a_search_for_gaps_goes_on_until_all_is_looked_at(gateway: FakeGat
     assert (set(first) - set(second), second["fromSeq"], second["why"]) == ({"fromTime"}, "501", "restored")
 
 
+async def test_letters_are_retried_part_by_part_and_what_was_done_is_told_when_a_part_is_refused(
+    gateway: FakeGateway,
+) -> None:
+    await sign_in()
+    letters = [{"letterId": f"payment-from-order.{n}"} for n in range(3)]
+    gateway.orders = [
+        {"letters": letters},
+        {"letters": letters[:2], "nextPageToken": "more"},
+        {"letters": letters[2:]},
+    ]
+    retry = ("dlq", "retry", "--service", "payment", "--all", "--yes")
+    assert "3 letters handed over again" in (await weft(*retry)).output
+    assert [body.get("pageToken") for _, body in gateway.requests[-2:]] == [None, "more"]
+    gateway.orders = [{"letters": letters[:1]}]
+    named = (f"{service}-from-order.1" for service in ("payment", "inventory"))
+    asked = len(gateway.requests)
+    gateway.faults = [
+        lambda: web.json_response({"letters": letters[:1]}),
+        lambda: refuse(5, "there is no letter"),
+    ]
+    result = await weft("dlq", "retry", *named)
+    assert "1 letter handed over again" in result.output
+    assert str(result.exception) == "NOT_FOUND: there is no letter"
+    assert len(gateway.requests) == asked + 2
+
+
+async def test_what_was_done_about_an_order_is_found_by_its_id(gateway: FakeGateway) -> None:
+    await sign_in()
+    itself = {"actionId": "1", "action": "cancel_order", "target": "o1"}
+    event = {"actionId": "8", "action": "retry", "target": "e", "outcome": "order-from-payment.7: PaymentFailed of o1"}
+    another = {
+        "actionId": "9",
+        "action": "retry",
+        "target": "e",
+        "outcome": "order-from-payment.8: PaymentFailed of o12",
+    }
+    gateway.orders = [{"actions": [itself]}, {"actions": [another, event]}]
+    found = json.loads((await weft("audit", "--service", "order", "--order", "o1", "--json")).output)["actions"]
+    assert sorted(one["actionId"] for one in found) == ["1", "8"]
+
+
 async def test_a_rebuild_is_followed_to_its_end(gateway: FakeGateway) -> None:
     await sign_in()
     model = {"readModel": "history", "generation": 1, "building": 2}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import grpc
+import pytest
 import pytest_asyncio
 
 from gateway.gateway import Gateway
@@ -74,11 +75,14 @@ async def test_the_request_says_which_host_answers(client: aiohttp.ClientSession
         assert (letter["consumer"], letter["error"]) == ("east", "old")
 
 
-async def test_a_host_without_a_backend_is_404_which_says_which_there_are(client: aiohttp.ClientSession) -> None:
-    async with client.get("/v1/operations/north/actions") as reply:
+@pytest.mark.parametrize(("headers", "known"), [({}, ""), ({"Authorization": "Bearer x"}, ": there are east, west-2")])
+async def test_a_host_without_a_backend_is_404_which_tells_callers_with_a_token_which_there_are(
+    client: aiohttp.ClientSession, headers: dict[str, str], known: str
+) -> None:
+    async with client.get("/v1/operations/north/actions", headers=headers) as reply:
         error = await reply.json()
     assert (reply.status, error["code"]) == (404, 5)
-    assert error["message"] == "there is no service 'north': there are east, west-2"
+    assert error["message"] == f"there is no service 'north'{known}"
     assert error["details"][0]["reason"] == "HOST_NOT_FOUND"
 
 

@@ -171,7 +171,18 @@ async def test_customers_are_no_operators_and_what_is_refused_is_not_written_dow
     await orders.hears(prepared(order_id), dispatched(order_id))
     assert (await refusal(orders.cancel(order_id, note="late"))).code() is grpc.StatusCode.FAILED_PRECONDITION
     assert list(violations(await refusal(orders.cancel(order_id, note="x" * 1001)))) == ["operator_note"]
+    for order_as in ("bob", ""):
+        assert list(violations(await refusal(orders.cancel(order_id, order_as, note=" \n")))) == ["operator_note"]
     assert await actions_of(orders) == []
+
+
+async def test_an_admin_who_cancels_somebody_elses_order_is_an_operator_and_of_their_own_the_customer(
+    orders: Orders,
+) -> None:
+    bobs, own = (await orders.place(user="bob")).order_id, (await orders.place()).order_id
+    assert (await orders.cancel(bobs)).cancel_reason == api.CANCEL_REASON_OPERATOR_REQUEST
+    assert (await orders.cancel(own)).cancel_reason == api.CANCEL_REASON_CUSTOMER_REQUEST
+    assert await actions_of(orders) == [(ADMIN, "cancel_order", bobs, "", "from PENDING to CANCELLED")]
 
 
 async def test_an_order_that_is_not_there_is_not_found(orders: Orders) -> None:

@@ -29,6 +29,24 @@ def defines(file: Path, name: str) -> bool:
     return file.exists() and bool(re.search(rf"^(?:(?:async )?def {name}\(|{name} = )", file.read_text(), re.MULTILINE))
 
 
+def test_every_test_that_the_guarantees_name_is_named_with_its_file_and_is_a_test() -> None:
+    text = (ROOT / "docs/guarantees.md").read_text()
+    named = _TEST.findall(text)
+    assert set(re.findall(r"\btest_\w+\b(?!\.py)", text)) == {name for _, name in named}
+    missing = [f"{file}::{name}" for file, name in named if not is_test(ROOT / file, name)]
+    assert not missing
+
+
+def is_test(file: Path, name: str) -> bool:
+    return file.exists() and bool(re.search(rf"^(?:async )?def {name}\(", file.read_text(), re.MULTILINE))
+
+
+def test_every_guarantee_names_its_tests() -> None:
+    _, *sections = (ROOT / "docs/guarantees.md").read_text().partition("\n## Planted faults")[0].split("\n## ")
+    silent = [section.partition("\n")[0] for section in sections if not _TEST.search(section)]
+    assert not silent
+
+
 def test_the_page_about_the_flow_names_the_tests_of_every_outcome() -> None:
     named = {name for _, name in _TEST.findall((ROOT / "docs/flow.md").read_text())}
     outcomes = re.findall(r"^async def (test_\w+)", (ROOT / "tests/flow/test_outcomes.py").read_text(), re.MULTILINE)

@@ -42,7 +42,7 @@ def event(name: str, service: str = "order", published: bool = True, **places: p
     recorded = pb.RecordedEvent(event=pb.FoundEvent(event_id=name, event_type=f"a.v1.{name}", time=at(12)))
     if published:
         recorded.publish_time.CopyFrom(at(11))
-    return Event(service, recorded, places)
+    return Event(service, recorded, {f"{listener}-from-order": one for listener, one in places.items()})
 
 
 def facts(order: Order | None, *events: Event, **more: Any) -> Facts:
@@ -68,6 +68,7 @@ DEAD = pb.EventStatus(
         death_time=at(8),
     ),
 )
+DROPPED = pb.EventStatus(place=pb.EVENT_PLACE_DROPPED)
 DEADLINE = ("order", pb.OpenIntent(kind="deadline", due_time=at(-18)))
 CHARGE = ("payment", pb.OpenIntent(kind="charge", create_time=at(11), due_time=at(-2), attempts=2, error="refused"))
 
@@ -104,6 +105,11 @@ CHARGE = ("payment", pb.OpenIntent(kind="charge", create_time=at(11), due_time=a
             "PENDING for 12 s: waits for inventory; and for shipping",
         ),
         (
+            facts(order("PENDING"), event("OrderCreated", inventory=DROPPED), event("PaymentCompleted", "payment")),
+            "PENDING for 12 s: waits for inventory, where OrderCreated was a dead letter that somebody dropped; and "
+            "for shipping",
+        ),
+        (
             facts(order("CANCELLING"), event("OrderCancelRequested", shipping=HANDLED)),
             "CANCELLING for 12 s: waits for shipping, which decides",
         ),
@@ -125,6 +131,13 @@ CHARGE = ("payment", pb.OpenIntent(kind="charge", create_time=at(11), due_time=a
 )
 def test_the_verdict_says_what_an_order_waits_for(known: Facts, said: str) -> None:
     assert verdict(known) == said
+
+
+def test_of_several_consumers_of_a_service_the_worst_is_shown() -> None:
+    places = {"order-from-payment": HANDLED, "order-history-g1-from-payment": DEAD, "shipping-from-payment": WAITING}
+    one = Event("payment", pb.RecordedEvent(publish_time=at(1)), places)
+    assert one.at_services() == {"order": DEAD, "shipping": WAITING}
+    assert [letter.letter_id for letter in facts(None, one).letters()] == [DEAD.letter.letter_id]
 
 
 def test_the_advice_is_commands_that_push_it_on() -> None:

@@ -7,6 +7,10 @@ revision = "0002"
 down_revision = "0001"
 
 _Serial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_LAST_NUMBER = {
+    "sqlite": "SELECT seq FROM sqlite_sequence WHERE name = 'outbox'",
+    "postgresql": "SELECT last_value FROM outbox_seq_seq WHERE is_called",
+}
 
 
 def upgrade() -> None:
@@ -37,3 +41,15 @@ def upgrade() -> None:
     )
     op.create_index("outbox_by_aggregate", "outbox", ["aggregate_id"])
     op.create_index("actions_by_target", "actions", ["target"])
+    op.create_index("parked_by_age", "parked", ["first_at"])
+    _note_removed()
+
+
+def _note_removed() -> None:
+    """Note what was removed from the outbox so far: what is before its first row, or all if it has none."""
+    database = op.get_bind()
+    first = database.scalar(sa.text("SELECT min(seq) FROM outbox"))
+    removed = first - 1 if first else database.scalar(sa.text(_LAST_NUMBER[database.dialect.name]))
+    if removed:
+        statement = sa.text("INSERT INTO published (context, seq, event_id) VALUES ('', :seq, '')")
+        database.execute(statement, {"seq": removed})

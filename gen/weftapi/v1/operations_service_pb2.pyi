@@ -61,6 +61,8 @@ class _EventPlaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventPlace
     """It waits for a person."""
     EVENT_PLACE_WAITING: _EventPlace.ValueType  # 4
     """The consumer has not read it yet, or it was never published."""
+    EVENT_PLACE_DROPPED: _EventPlace.ValueType  # 5
+    """It was a dead letter that somebody dropped: it will never be handled."""
 
 class EventPlace(_EventPlace, metaclass=_EventPlaceEnumTypeWrapper):
     """Where an event is, for one consumer."""
@@ -75,6 +77,8 @@ EVENT_PLACE_DEAD: EventPlace.ValueType  # 3
 """It waits for a person."""
 EVENT_PLACE_WAITING: EventPlace.ValueType  # 4
 """The consumer has not read it yet, or it was never published."""
+EVENT_PLACE_DROPPED: EventPlace.ValueType  # 5
+"""It was a dead letter that somebody dropped: it will never be handled."""
 Global___EventPlace: _TypeAlias = EventPlace  # noqa: Y015
 
 @_typing.final
@@ -122,7 +126,9 @@ class Letter(_message.Message):
     PAYLOAD_JSON_FIELD_NUMBER: _builtins.int
     BODY_SIZE_FIELD_NUMBER: _builtins.int
     letter_id: _builtins.str
-    """The consumer's name and the message's number in the stream: `payment-from-order.123`."""
+    """The consumer's name and the message's number in the stream: `payment-from-order.123`. Once the stream was made anew the
+    number is one below zero, so that it is nobody else's.
+    """
     kind: Global___LetterKind.ValueType
     """Dead or parked."""
     consumer: _builtins.str
@@ -144,7 +150,7 @@ class Letter(_message.Message):
     stream: _builtins.str
     """Its stream."""
     stream_seq: _builtins.int
-    """Its number in the stream."""
+    """The number that it came with."""
     payload_json: _builtins.str
     """Its body as JSON, if it can be read, without the fields that are not to be shown; in GetLetter alone."""
     body_size: _builtins.int
@@ -322,7 +328,7 @@ class Pending(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     OLDEST_TIME_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """The number."""
+    """The number, or 100,000 if there are more."""
     @_builtins.property
     def oldest_time(self) -> _timestamp_pb2.Timestamp:
         """Since when the oldest has been there. Absent when there is none."""
@@ -502,12 +508,15 @@ class RetryLettersRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The service's name."""
     dry_run: _builtins.bool
     """Only say what would be done."""
     why: _builtins.str
     """Why; it is written down."""
+    page_token: _builtins.str
+    """The `next_page_token` of the answer before; all else as before."""
     @_builtins.property
     def letter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The letters; none if `filter` says which."""
@@ -524,10 +533,11 @@ class RetryLettersRequest(_message.Message):
         filter: Global___LetterFilter | None = ...,
         dry_run: _builtins.bool = ...,
         why: _builtins.str = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "letter_ids", b"letter_ids", "service", b"service", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "letter_ids", b"letter_ids", "page_token", b"page_token", "service", b"service", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,9 +550,9 @@ class RetryLettersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LETTERS_FIELD_NUMBER: _builtins.int
-    MORE_FIELD_NUMBER: _builtins.int
-    more: _builtins.bool
-    """Whether there are more, for which to call again: at most 1000 are taken at once."""
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next part, as at most 1000 are taken at once; empty on the last."""
     @_builtins.property
     def letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Letter]:
         """The letters, as they were."""
@@ -551,11 +561,11 @@ class RetryLettersResponse(_message.Message):
         self,
         *,
         letters: _abc.Iterable[Global___Letter] | None = ...,
-        more: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["letters", b"letters", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["letters", b"letters", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,12 +582,15 @@ class DropLettersRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The service's name."""
     dry_run: _builtins.bool
     """Only say what would be done."""
     why: _builtins.str
     """Why; it is written down. Required."""
+    page_token: _builtins.str
+    """The `next_page_token` of the answer before; all else as before."""
     @_builtins.property
     def letter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The letters; none if `filter` says which."""
@@ -594,10 +607,11 @@ class DropLettersRequest(_message.Message):
         filter: Global___LetterFilter | None = ...,
         dry_run: _builtins.bool = ...,
         why: _builtins.str = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "letter_ids", b"letter_ids", "service", b"service", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "letter_ids", b"letter_ids", "page_token", b"page_token", "service", b"service", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -610,9 +624,9 @@ class DropLettersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LETTERS_FIELD_NUMBER: _builtins.int
-    MORE_FIELD_NUMBER: _builtins.int
-    more: _builtins.bool
-    """Whether there are more, for which to call again: at most 1000 are taken at once."""
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next part, as at most 1000 are taken at once; empty on the last."""
     @_builtins.property
     def letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Letter]:
         """The letters, as they were."""
@@ -621,11 +635,11 @@ class DropLettersResponse(_message.Message):
         self,
         *,
         letters: _abc.Iterable[Global___Letter] | None = ...,
-        more: _builtins.bool = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["letters", b"letters", "more", b"more"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["letters", b"letters", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1132,7 +1146,7 @@ class EventStatus(_message.Message):
     consumer: _builtins.str
     """The consumer."""
     place: Global___EventPlace.ValueType
-    """HANDLED, PARKED, DEAD or WAITING, which is not read yet."""
+    """HANDLED, PARKED, DEAD, DROPPED or WAITING, which is not read yet."""
     @_builtins.property
     def letter(self) -> Global___Letter:
         """How it was set aside, if it was."""
@@ -1162,22 +1176,26 @@ class ListActionsRequest(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """The service's name."""
     page_size: _builtins.int
     """How many, at most 1000; 0 for 50."""
     page_token: _builtins.str
     """The `next_page_token` of the page before."""
+    target: _builtins.str
+    """Only what was done to exactly this: an event's id, a consumer, an order."""
     def __init__(
         self,
         *,
         service: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        target: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "service", b"service"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "service", b"service", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,7 +113,8 @@ class OperationsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetLetter(self, request, context):
-        """Returns one dead letter or parked event, with its message as it came. NOT_FOUND once it is gone.
+        """Returns one dead letter or parked event, with its message, but for the fields that are not to be shown. NOT_FOUND once
+        it is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,14 +122,18 @@ class OperationsServiceServicer:
 
     def RetryLetters(self, request, context):
         """Has letters handled again, now, with the ids that they had: what was done once is not done twice. Parked events are
-        not waited for any longer.
+        not waited for any longer. Of several letters that are named, those that are gone meanwhile are passed over; one that
+        is named alone and is not there is NOT_FOUND. Call it again with `next_page_token` until that is empty: each letter is
+        handed over once, also if it dies again at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DropLetters(self, request, context):
-        """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped.
+        """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped: one that is named alone
+        is refused, among others it is passed over, as is what is gone meanwhile. Call it again with `next_page_token` until
+        that is empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +172,7 @@ class OperationsServiceServicer:
 
     def InspectAggregate(self, request, context):
         """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-        the events `event_ids`, which other services recorded.
+        the events `events`, which other services recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

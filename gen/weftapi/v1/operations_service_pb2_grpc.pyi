@@ -40,13 +40,20 @@ class OperationsServiceStub:
     ListLetters: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListLettersRequest, _operations_service_pb2.ListLettersResponse]
     """Returns dead letters or parked events page by page, the oldest first."""
     GetLetter: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetLetterRequest, _operations_service_pb2.GetLetterResponse]
-    """Returns one dead letter or parked event, with its message as it came. NOT_FOUND once it is gone."""
+    """Returns one dead letter or parked event, with its message, but for the fields that are not to be shown. NOT_FOUND once
+    it is gone.
+    """
     RetryLetters: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.RetryLettersRequest, _operations_service_pb2.RetryLettersResponse]
     """Has letters handled again, now, with the ids that they had: what was done once is not done twice. Parked events are
-    not waited for any longer.
+    not waited for any longer. Of several letters that are named, those that are gone meanwhile are passed over; one that
+    is named alone and is not there is NOT_FOUND. Call it again with `next_page_token` until that is empty: each letter is
+    handed over once, also if it dies again at once.
     """
     DropLetters: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.DropLettersRequest, _operations_service_pb2.DropLettersResponse]
-    """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped."""
+    """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped: one that is named alone
+    is refused, among others it is passed over, as is what is gone meanwhile. Call it again with `next_page_token` until
+    that is empty.
+    """
     Redeliver: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.RedeliverRequest, _operations_service_pb2.RedeliverResponse]
     """Looks in a part of a stream for events that a consumer should have handled and has not, and has them handled.
     Call it again with `next_seq` until that is 0.
@@ -63,7 +70,7 @@ class OperationsServiceStub:
     """Returns the service's read models, and how far those have come that are being built."""
     InspectAggregate: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.InspectAggregateRequest, _operations_service_pb2.InspectAggregateResponse]
     """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-    the events `event_ids`, which other services recorded.
+    the events `events`, which other services recorded.
     """
     ListActions: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListActionsRequest, _operations_service_pb2.ListActionsResponse]
     """Returns what operators did, page by page, the latest first."""
@@ -80,13 +87,20 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     ListLetters: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListLettersRequest, _operations_service_pb2.ListLettersResponse]  # type: ignore[assignment]
     """Returns dead letters or parked events page by page, the oldest first."""
     GetLetter: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetLetterRequest, _operations_service_pb2.GetLetterResponse]  # type: ignore[assignment]
-    """Returns one dead letter or parked event, with its message as it came. NOT_FOUND once it is gone."""
+    """Returns one dead letter or parked event, with its message, but for the fields that are not to be shown. NOT_FOUND once
+    it is gone.
+    """
     RetryLetters: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.RetryLettersRequest, _operations_service_pb2.RetryLettersResponse]  # type: ignore[assignment]
     """Has letters handled again, now, with the ids that they had: what was done once is not done twice. Parked events are
-    not waited for any longer.
+    not waited for any longer. Of several letters that are named, those that are gone meanwhile are passed over; one that
+    is named alone and is not there is NOT_FOUND. Call it again with `next_page_token` until that is empty: each letter is
+    handed over once, also if it dies again at once.
     """
     DropLetters: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.DropLettersRequest, _operations_service_pb2.DropLettersResponse]  # type: ignore[assignment]
-    """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped."""
+    """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped: one that is named alone
+    is refused, among others it is passed over, as is what is gone meanwhile. Call it again with `next_page_token` until
+    that is empty.
+    """
     Redeliver: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.RedeliverRequest, _operations_service_pb2.RedeliverResponse]  # type: ignore[assignment]
     """Looks in a part of a stream for events that a consumer should have handled and has not, and has them handled.
     Call it again with `next_seq` until that is 0.
@@ -103,7 +117,7 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Returns the service's read models, and how far those have come that are being built."""
     InspectAggregate: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.InspectAggregateRequest, _operations_service_pb2.InspectAggregateResponse]  # type: ignore[assignment]
     """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-    the events `event_ids`, which other services recorded.
+    the events `events`, which other services recorded.
     """
     ListActions: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListActionsRequest, _operations_service_pb2.ListActionsResponse]  # type: ignore[assignment]
     """Returns what operators did, page by page, the latest first."""
@@ -135,7 +149,9 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.GetLetterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.GetLetterResponse, _abc.Awaitable[_operations_service_pb2.GetLetterResponse]]:
-        """Returns one dead letter or parked event, with its message as it came. NOT_FOUND once it is gone."""
+        """Returns one dead letter or parked event, with its message, but for the fields that are not to be shown. NOT_FOUND once
+        it is gone.
+        """
 
     @_abc_1.abstractmethod
     def RetryLetters(
@@ -144,7 +160,9 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.RetryLettersResponse, _abc.Awaitable[_operations_service_pb2.RetryLettersResponse]]:
         """Has letters handled again, now, with the ids that they had: what was done once is not done twice. Parked events are
-        not waited for any longer.
+        not waited for any longer. Of several letters that are named, those that are gone meanwhile are passed over; one that
+        is named alone and is not there is NOT_FOUND. Call it again with `next_page_token` until that is empty: each letter is
+        handed over once, also if it dies again at once.
         """
 
     @_abc_1.abstractmethod
@@ -153,7 +171,10 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.DropLettersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.DropLettersResponse, _abc.Awaitable[_operations_service_pb2.DropLettersResponse]]:
-        """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped."""
+        """Forgets dead letters: their events will never be handled here. Parked events cannot be dropped: one that is named alone
+        is refused, among others it is passed over, as is what is gone meanwhile. Call it again with `next_page_token` until
+        that is empty.
+        """
 
     @_abc_1.abstractmethod
     def Redeliver(
@@ -200,7 +221,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.InspectAggregateResponse, _abc.Awaitable[_operations_service_pb2.InspectAggregateResponse]]:
         """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-        the events `event_ids`, which other services recorded.
+        the events `events`, which other services recorded.
         """
 
     @_abc_1.abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from tests.component.callers import issuer
 from tests.component.chassis.toy import Settings, build
 from tests.component.chassis.toy import Tables as ToyTables
 from tests.component.chassis.world import ROOT, Rows, on_postgres, on_sqlite
-from weft import CannotStart, run, tables
+from weft import CannotStart, database, run, tables
 from weft.database import Database
 from weft.testing import free_port
 from weft.writer import Reader
@@ -278,6 +279,27 @@ def test_an_older_schema_is_migrated_and_keeps_its_rows(database_url: str, tmp_p
     assert rows("SELECT id, colour FROM things") == [("old", "red")]
     assert rows("SELECT holder, epoch FROM leases") == [("me", 3)]
     assert rows("SELECT version_num FROM service_schema") == [("0002",)]
+
+
+@pytest.mark.parametrize(("recorded", "kept", "removed"), [(0, 0, []), (3, 3, []), (5, 2, [(3,)]), (5, 0, [(5,)])])
+def test_what_was_removed_from_an_outbox_before_that_was_noted_is_noted(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: int, kept: int, removed: list[Any]
+) -> None:
+    chassis = database._CHASSIS_SCRIPTS
+    former = tmp_path / "former"
+    former.mkdir()
+    shutil.copy(chassis / "0001_chassis.py", former)
+    monkeypatch.setattr(database, "_CHASSIS_SCRIPTS", former)
+    rows = migrated(database_url)
+    for _ in range(recorded):
+        rows(
+            "INSERT INTO outbox (event_id, type, aggregate_id, time, body, traceparent, tracestate, correlation_id, "
+            "causation_id) VALUES ('', '', '', 0, '', '', '', '', '')"
+        )
+    rows("DELETE FROM outbox WHERE seq <= :removed", removed=recorded - kept)
+    monkeypatch.setattr(database, "_CHASSIS_SCRIPTS", chassis)
+    migrated(database_url)
+    assert rows("SELECT seq FROM published WHERE context = ''") == removed
 
 
 def test_a_migration_that_fails_half_way_changes_nothing(database_url: str, tmp_path: Path) -> None:

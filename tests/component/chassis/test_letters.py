@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import orjson
@@ -14,8 +14,9 @@ from tests.component.callers import bearer
 from tests.component.chassis.toy import Toy, task
 from tests.component.chassis.world import on_postgres, on_sqlite
 from tests.component.support import calling, reason, refusal, violations
-from weft import parking
+from weft import letter_box, parking
 from weft.domain import Refused
+from weft.pages import token_of
 from weft.testing import eventually
 from weftapi.v1 import operations_service_pb2 as api
 from weftapi.v1.operations_service_pb2_grpc import OperationsServiceStub
@@ -162,7 +163,7 @@ async def test_what_is_asked_amiss_is_refused_and_changes_nothing(world: World) 
     async with world.running(Broken()) as service, operating(service) as stub:
         await world.feed.send(task("a", 1, "x"))
         await eventually(lambda: world.rows.count("dead_letters") == 1)
-        some, ids = api.LetterFilter(), [f"{READING}.1"]
+        some, ages, ids = api.LetterFilter(), api.LetterFilter(older_than=Duration(seconds=2**62)), [f"{READING}.1"]
         drop, retry = api.DropLettersRequest, api.RetryLettersRequest
         amiss: dict[Awaitable[object], str] = {
             stub.DropLetters(drop(service="toy", filter=some, why=" ")): "why",
@@ -174,10 +175,13 @@ async def test_what_is_asked_amiss_is_refused_and_changes_nothing(world: World) 
             stub.RetryLetters(retry(service="toy", letter_ids=ids, why="w" * 1001)): "why",
             stub.RetryLetters(retry(service="order", letter_ids=ids)): "service",
             stub.ListLetters(api.ListLettersRequest(service="toy", page_token="x")): "page_token",
+            stub.RetryLetters(retry(service="toy", filter=some, page_token=token_of("a", 1))): "page_token",
+            stub.RetryLetters(retry(service="toy", filter=ages)): "filter.older_than",
+            stub.GetLetter(api.GetLetterRequest(service="toy", letter_id="a\0.1")): "letter_id",
         }
         for call, field in amiss.items():
             assert list(violations(await refusal(call))) == [field]
-        missing = retry(service="toy", letter_ids=[*ids, f"{READING}.2"])
+        missing = retry(service="toy", letter_ids=[f"{READING}.2"])
         assert (await refusal(stub.RetryLetters(missing))).code() is grpc.StatusCode.NOT_FOUND
         world.rows("UPDATE dead_letters SET consumer = 'toy-from-elsewhere'")
         assert reason(await refusal(stub.RetryLetters(retry(service="toy", filter=some)))) == "CONSUMER_GONE"
@@ -190,7 +194,7 @@ async def test_what_is_asked_amiss_is_refused_and_changes_nothing(world: World) 
 async def test_parked_events_are_tried_at_once_when_they_are_told_to(world: World) -> None:
     toy = Toy()
     toy.down = True
-    async with world.running(toy, retry_base=60.0) as service, operating(service) as stub:
+    async with world.running(toy, retry_base=60.0, retry_cap=60.0) as service, operating(service) as stub:
         await world.feed.send(task("a", 1), task("a", 2), task("b", 3), task("b", 4))
         await eventually(lambda: world.rows.count("parked") == 4)
         letters = await listed(stub, kind=api.LETTER_KIND_PARKED)
@@ -199,8 +203,10 @@ async def test_parked_events_are_tried_at_once_when_they_are_told_to(world: Worl
             *["Unavailable: what it needs is down"] * 2,
             *["waits for an earlier event of its aggregate"] * 2,
         ]
-        drop = api.DropLettersRequest(service="toy", letter_ids=list(waiting), why="w")
+        drop = api.DropLettersRequest(service="toy", letter_ids=[letters[0].letter_id], why="w")
         assert reason(await refusal(stub.DropLetters(drop))) == "LETTER_PARKED"
+        drop.letter_ids.extend(waiting)
+        assert not (await stub.DropLetters(drop)).letters
         toy.down = False
         # One that waits is not tried before the one that it waits for.
         [last_of_a] = [one.letter_id for one in letters if one.aggregate_id == "a" and one.attempts == 0]
@@ -209,6 +215,42 @@ async def test_parked_events_are_tried_at_once_when_they_are_told_to(world: Worl
         assert world.rows.count("parked") == 2
         await stub.RetryLetters(api.RetryLettersRequest(service="toy", filter=PARKED))
         await world.until_seen("b", [3, 4])
+        assert world.rows.count("actions") == 3
+
+
+@on_sqlite
+async def test_a_caller_who_goes_on_hands_each_letter_over_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letter_box, "AT_ONCE", 2)
+    toy = Broken()
+    async with world.running(toy, retry_base=60.0, retry_cap=60.0) as service, operating(service) as stub:
+        ids = await world.feed.send(*(task(name, 1, "x") for name in "abcde"))
+        await eventually(lambda: world.rows.count("dead_letters") == 5)
+
+        async def retried(request: api.RetryLettersRequest) -> api.RetryLettersResponse:
+            tries = sum(toy.tries.values())
+            answer = await stub.RetryLetters(request)
+            await eventually(lambda: sum(toy.tries.values()) == tries + len(answer.letters), what="all are tried")
+            await eventually(lambda: world.rows.count("dead_letters") == 5 - 5 * toy.down, what="they fail again")
+            return answer
+
+        async def all_retried(**which: Any) -> list[str]:
+            answer = await retried(api.RetryLettersRequest(service="toy", **which))
+            taken = list(answer.letters)
+            while token := answer.next_page_token:
+                answer = await retried(api.RetryLettersRequest(service="toy", page_token=token, **which))
+                taken += answer.letters
+            return [one.event_id for one in taken]
+
+        assert await all_retried(filter=api.LetterFilter()) == ids
+        names = [one.letter_id for one in sorted(await listed(stub), key=lambda one: one.stream_seq)]
+        assert await all_retried(letter_ids=[f"{READING}.99", *names]) == ids
+        assert world.rows.count("actions") == 10
+
+        toy.down = True
+        monkeypatch.setattr(letter_box, "AT_ONCE", 5)
+        await all_retried(letter_ids=names)
+        monkeypatch.setattr(letter_box, "AT_ONCE", 2)
+        assert sorted(await all_retried(filter=PARKED)) == ids
 
 
 @on_postgres

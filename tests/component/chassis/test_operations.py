@@ -78,6 +78,27 @@ async def test_while_the_broker_is_away_what_it_lacks_is_counted_and_shown(
         assert {"weft_parked_events", "weft_parked_event_oldest_seconds", "weft_open_intents"} <= metrics.keys()
 
 
+@on_sqlite
+async def test_counting_ends_where_a_backlog_is_large_and_the_oldest_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MOST", 3)
+    toy = Toy()
+    toy.answer = unknown
+    async with world.running(toy, retry_base=60.0) as service:
+        await world.feed.send(*(task(f"a{n}", n, word) for n in range(4) for word in ("ask", "refuse", "fail")))
+        await eventually(lambda: world.rows.count("inbox") == 12)
+        await world.until_published()
+        world.rows("UPDATE outbox SET published_at = NULL")
+        world.rows("UPDATE parked SET first_at = 5 WHERE key = 'a2'")
+        found = await service.reader.run(backlog.count_backlog)
+    kinds = (found.unpublished, found.intents, found.parked, found.dead)
+    assert [one.count for one in kinds] == [3] * 4
+    assert found.parked.oldest == 5
+    for kind, oldest in ((found.unpublished, "min(time) FROM outbox"), (found.dead, "min(died_at) FROM dead_letters")):
+        assert world.rows(f"SELECT {oldest}") == [(kind.oldest,)]
+
+
 async def _metrics(service: Service, name: str, wanted: float) -> dict[str, float]:
     """Return the service's metrics if one of them is as wanted."""
     url = f"http://127.0.0.1:{service.ops_port}/metrics"
@@ -121,6 +142,15 @@ async def test_what_became_of_an_aggregate_is_told(world: World) -> None:
         ]
         assert [one.letter.reason for one in found.received] == ["", "REFUSED", "", "", ""]
         assert found.received[3].letter.error == "waits for an earlier event of its aggregate"
+
+        drop = api.DropLettersRequest(service="toy", letter_ids=[found.received[1].letter.letter_id], why="a test")
+        await stub.DropLetters(drop)
+        found = await stub.InspectAggregate(request)
+        assert [one.place for one in found.received[:3]] == [
+            api.EVENT_PLACE_HANDLED,
+            api.EVENT_PLACE_DROPPED,
+            api.EVENT_PLACE_PARKED,
+        ]
 
         asked_amiss = api.InspectAggregateRequest(service="toy", aggregate_id="a.b")
         assert list(violations(await refusal(stub.InspectAggregate(asked_amiss)))) == ["aggregate_id"]
@@ -170,5 +200,8 @@ async def test_gaps_are_filled_and_read_models_are_built_through_the_same_door(w
         assert not (await stub.ListReadModels(api.ListReadModelsRequest(service="toy"))).read_models
         missing = await refusal(stub.Rebuild(api.RebuildRequest(service="toy", read_model="sales")))
         assert missing.code() is grpc.StatusCode.NOT_FOUND
-        [done] = (await stub.ListActions(api.ListActionsRequest(service="toy"))).actions
-        assert (done.actor, done.action, done.target, done.why) == ("ann", "redeliver", READING, "a gap")
+        nameless = await refusal(stub.Rebuild(api.RebuildRequest(service="toy", read_model="a\0")))
+        assert list(violations(nameless)) == ["read_model"]
+        assert not (await stub.ListActions(api.ListActionsRequest(service="toy", target="a gap"))).actions
+        [done] = (await stub.ListActions(api.ListActionsRequest(service="toy", target=event_id))).actions
+        assert (done.actor, done.action, done.target, done.why) == ("ann", "redeliver", event_id, "a gap")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import NoSuchTableError
 
 from commerce.order.v1.order_events_pb2 import OrderConfirmed, OrderCreated
 from commerce.product.v1.product_events_pb2 import ProductCreated
@@ -16,8 +18,10 @@ from tests.component.chassis.boards import ENTRIES, ORDERS, Board, build_board, 
 from tests.component.chassis.toy import JournalRow
 from tests.component.chassis.world import Process, on_postgres, on_sqlite
 from tests.component.support import running
-from weft import Projection, ReadModel, Rows
+from weft import Projection, ReadModel, Rows, feeder, read_models
+from weft.builds import Standing
 from weft.domain import NotFound, Unavailable
+from weft.tasks import end, happens
 from weft.testing import eventually
 from weftapi.v1 import operations_service_pb2 as api
 from weftapi.v1.operations_service_pb2_grpc import OperationsServiceStub
@@ -95,6 +99,8 @@ async def test_a_rebuild_takes_its_place_once_it_has_caught_up_and_the_former_bu
     world: World,
 ) -> None:
     await world.feed.send(*created(*(f"o{n}" for n in range(30)), "held"))
+    # As if an earlier version had listened to another context too.
+    await world.feed.broker.ensure_consumer("COMMERCE_INVENTORY", "toy-board-g1-from-inventory", ["commerce.>"], 10)
     old = {id: (f"user-of-{id}", "PENNDING", 1) for id in (*(f"o{n}" for n in range(30)), "held")}
     async with serving(world, Board(created="PENNDING")) as (_, reader):
         await until_orders(reader, old)
@@ -122,6 +128,7 @@ async def test_a_rebuild_takes_its_place_once_it_has_caught_up_and_the_former_bu
         [told] = await service.read_models.list()
         assert (told.generation, told.building, len(told.progress)) == (2, 0, 0)
         assert await _consumers(world) == ["toy-board-g2-from-order"]
+        assert await _consumers(world, "COMMERCE_INVENTORY") == []
     assert world.rows("SELECT actor, action, target, why, outcome FROM actions") == [
         ("admin", "rebuild", "board", "it was mended", "build 2 begun")
     ]
@@ -135,8 +142,8 @@ def _left_of_the_first(world: World) -> list[str]:
     return left + [name for name in inspect(world.rows._engine).get_table_names() if name.startswith("board_1_")]
 
 
-async def _consumers(world: World) -> list[str]:
-    found = await world.feed.broker.js.consumers_info("COMMERCE_ORDER")
+async def _consumers(world: World, stream: str = "COMMERCE_ORDER") -> list[str]:
+    found = await world.feed.broker.js.consumers_info(stream)
     return sorted(one.name for one in found)
 
 
@@ -263,6 +270,48 @@ async def test_tables_that_an_earlier_version_made_otherwise_are_built_anew_by_t
         await until_orders(reader, pending("a"))
         await eventually(lambda: not _left_of_the_first(world))
     assert standing(world) == (2, 0)
+
+
+@on_sqlite
+async def test_an_instance_that_could_not_see_which_build_serves_looks_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_models, "_LOOK_AGAIN", 0.01)
+    looked = 0
+
+    async def look() -> None:
+        nonlocal looked
+        looked += 1
+        raise NoSuchTableError("board_1_orders")  # as while another instance removes a build
+
+    async with serving(world) as (service, _):
+        models = service.read_models
+        models._alone = False
+        monkeypatch.setattr(models, "look", look)
+        watching = asyncio.create_task(models.watch())
+        await eventually(lambda: looked >= 3)
+        await end(watching)
+
+
+@on_sqlite
+async def test_a_database_that_says_less_than_it_did_is_asked_again_after_a_pause(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.feed.send(*created("a"))
+    async with serving(world) as (service, reader):
+        await until_orders(reader, pending("a"))
+        builds = service.read_models._feeders["board"].builds
+        pauses: list[float] = []
+
+        async def pause(event: asyncio.Event, seconds: float) -> bool:
+            pauses.append(seconds)
+            return await happens(event, seconds)
+
+        monkeypatch.setattr(feeder, "happens", pause)
+        builds.standing = Standing(9, 0, 0)
+        builds.changed.set()
+        await eventually(lambda: len(pauses) >= 2)
+    assert pauses[:2] == [0.05, 0.1]
 
 
 @on_sqlite

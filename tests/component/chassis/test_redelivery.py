@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 import grpc
 import orjson
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from commerce.order.v1.order_events_pb2 import OrderConfirmed
 from tests.component.chassis.toy import deposit, task
 from tests.component.chassis.world import on_postgres, on_sqlite
-from tests.component.support import calling
-from weft import recovery
+from tests.component.support import calling, refusal, violations
+from weft import actions, recovery
 from weft.testing import eventually
 from weftapi.v1 import operations_service_pb2 as api
 from weftapi.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator, Awaitable, Collection
 
     from tests.component.chassis.world import World
     from weft import Service
@@ -48,10 +49,22 @@ async def test_a_gap_is_told_by_a_dry_run_and_filled_by_a_redelivery(world: Worl
         assert (world.rows.count("inbox"), world.rows.count("parked")) == (7, 0)
         again = await operations.Redeliver(_redeliver())
         assert not again.missing
-    [(actor, action, target, why, outcome)] = world.rows("SELECT actor, action, target, why, outcome FROM actions")
-    assert (action, target, why) == ("redeliver", CONSUMER, "a gap")
-    assert actor
-    assert outcome == "2 events of COMMERCE_ORDER, numbers 3 to 5"
+    assert world.rows("SELECT actor, action, target, why, outcome FROM actions ORDER BY id") == [
+        ("ann", "redeliver", ids[2], "a gap", f"{CONSUMER}.3: OrderCreated of a"),
+        ("ann", "redeliver", ids[4], "a gap", f"{CONSUMER}.5: OrderCreated of a"),
+    ]
+
+
+@on_sqlite
+async def test_of_very_many_events_their_number_is_written_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "MOST_ROWS", 2)
+    async with world.running() as service, _operating(service) as operations:
+        ids = await world.feed.send(*(task("a", n) for n in range(3)))
+        await world.until_seen("a", range(3))
+        _make_gap(world, "a", ids, range(3))
+        await operations.Redeliver(_redeliver())
+    [(target, outcome)] = world.rows("SELECT target, outcome FROM actions")
+    assert (target, outcome) == (CONSUMER, "3 events of COMMERCE_ORDER, numbers 1 to 3")
 
 
 @on_sqlite
@@ -116,6 +129,33 @@ async def test_an_unknown_consumer_is_refused_with_those_that_there_are(world: W
         assert "toy-from-order, toy-from-product" in (refused.value.details() or "")
 
 
+@on_sqlite
+async def test_a_place_that_cannot_be_is_refused(world: World) -> None:
+    async with world.running() as service, _operating(service) as operations:
+        times = [Timestamp(seconds=2**62), Timestamp(seconds=-(2**62)), Timestamp(nanos=-1)]
+        amiss: dict[str, list[Awaitable[object]]] = {
+            "consumer": [
+                operations.Redeliver(_redeliver(consumer="a\0")),
+                operations.Redeliver(_redeliver("a" * 9999)),
+            ],
+            "from_seq": [operations.Redeliver(_redeliver(from_seq=-1))],
+            "from_time": [
+                *(operations.Redeliver(_redeliver(from_time=one)) for one in times),
+                *(operations.Republish(api.RepublishRequest(service="toy", from_time=one)) for one in times),
+            ],
+        }
+        for field, calls in amiss.items():
+            for call in calls:
+                assert list(violations(await refusal(call))) == [field]
+        # The ends of what can be, where there is nothing and all.
+        await world.feed.send(task("a", 1))
+        await world.until_seen("a", [1])
+        for seconds, scanned in ((-62135596800, 1), (253402300799, 0)):
+            request = _redeliver(from_time=Timestamp(seconds=seconds))
+            assert (await operations.Redeliver(request)).scanned == scanned
+        assert (await operations.Redeliver(_redeliver(from_seq=2**63 - 1))).scanned == 0
+
+
 @on_postgres
 async def test_any_instance_redelivers_for_the_one_that_reads(world: World) -> None:
     async with (
@@ -155,8 +195,9 @@ async def test_what_the_outbox_wrongly_holds_as_published_is_published_by_hand(
         assert [event.id for event in await world.feed.published()][20:] == ["new-5", "new-6", "new-18"]
         assert not (await operations.Republish(api.RepublishRequest(service="toy"))).missing
     assert world.rows("SELECT action, target, outcome FROM actions ORDER BY id") == [
-        ("republish", "outbox", "2 events, numbers 5 to 6 of the outbox"),
-        ("republish", "outbox", "1 events, numbers 18 to 18 of the outbox"),
+        ("republish", "new-5", "outbox.5: InventoryReserved of a"),
+        ("republish", "new-6", "outbox.6: InventoryUpdated of a"),
+        ("republish", "new-18", "outbox.18: InventoryUpdated of a"),
     ]
 
 
@@ -167,10 +208,22 @@ async def _operating(service: Service) -> AsyncIterator[OperationsServiceStub]:
 
 
 def _redeliver(
-    consumer: str = CONSUMER, *, from_seq: int = 0, aggregate_id: str = "", dry_run: bool = False, why: str = ""
+    consumer: str = CONSUMER,
+    *,
+    from_seq: int = 0,
+    from_time: Timestamp | None = None,
+    aggregate_id: str = "",
+    dry_run: bool = False,
+    why: str = "",
 ) -> api.RedeliverRequest:
     return api.RedeliverRequest(
-        service="toy", consumer=consumer, from_seq=from_seq, aggregate_id=aggregate_id, dry_run=dry_run, why=why
+        service="toy",
+        consumer=consumer,
+        from_seq=from_seq,
+        from_time=from_time,
+        aggregate_id=aggregate_id,
+        dry_run=dry_run,
+        why=why,
     )
 
 

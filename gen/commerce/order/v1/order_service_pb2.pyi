@@ -405,7 +405,8 @@ class CancelOrderRequest(_message.Message):
     """The order's id."""
     operator_note: _builtins.str
     """Why an operator cancels it, which is written down with who did. For admins alone, and then the order's `cancel_reason`
-    is OPERATOR_REQUEST. Empty for the customer's own request.
+    is OPERATOR_REQUEST. Empty for the customer's own request; what an admin does to somebody else's order is an operator's
+    request without it too. Not blank.
     """
     def __init__(
         self,
