@@ -3,6 +3,7 @@ visit in a run, on its second, and so on, until a run passes in which it is not 
 
 In every run each instance has a few points armed, and is killed at any that it comes to; only a run without a death
 proves that an instance's points are not visited so often. Points that show themselves on the way are swept too.
+A point that is visited very often in a run is swept up to a cap, and told of at the end.
 """
 
 from __future__ import annotations
@@ -68,7 +69,10 @@ class Point:
 
 @dataclass
 class Sweep:
-    """One sweep. `only` says which points to sweep, all by default; `tell` hears of each run."""
+    """One sweep. `only` says which points to sweep, all by default; `tell` hears of each run.
+
+    No instance is killed at a point at a later visit in a run than at its `most_visits`th.
+    """
 
     swept: Swept
     only: Callable[[str, str], bool] = lambda instance, name: True
@@ -97,8 +101,14 @@ class Sweep:
             await self._run(armed)
         kills = sum(point.kills for point in self.points.values())
         self.tell(f"{self.runs} runs and {kills} kills in {time.monotonic() - began:.0f} s")
+        self.tell(f"{len(self.capped)} of {len(self.points)} points were capped at visit {self.most_visits} of a run")
         missed = [f"{point.instance} {point.name}" for point in self.points.values() if not point.kills]
         assert not missed, f"seen once, and never again: {missed}"
+
+    @property
+    def capped(self) -> list[Point]:
+        """The points that may be visited more often in a run than they were swept."""
+        return [point for point in self.points.values() if point.end and point.kills >= self.most_visits]
 
     def table(self) -> str:
         """Return, for people, what came of each point."""

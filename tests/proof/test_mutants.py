@@ -14,22 +14,27 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(600)
 _FAILED = 1
-"""pytest's exit code when tests ran and one of them failed."""
+"""pytest's exit code when tests ran and one of them failed, or its preparation did."""
 
 
 def test_without_a_fault_the_tests_that_catch_them_pass() -> None:
-    tests = sorted({test for mutant in MUTANTS.values() for test in mutant.caught_by})
+    tests = sorted({catch.test for mutant in MUTANTS.values() for catch in mutant.caught_by})
     with copied() as tree:
-        code, said = run_tests(tree, tests)
-    assert code == 0, said
+        outcome = run_tests(tree, tests)
+    assert outcome.code == 0, outcome.said
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_fault_is_caught(name: str, record_property: Callable[[str, object], None]) -> None:
+    """A test that cannot begin, or fails over something else, has caught nothing."""
     mutant = MUTANTS[name]
     with mutated(mutant) as tree:
-        outcomes = {test: run_tests(tree, [test]) for test in mutant.caught_by}
-    survived = {test: said.splitlines()[-1:] for test, (code, said) in outcomes.items() if code != _FAILED}
+        outcomes = {catch: run_tests(tree, [catch.test]) for catch in mutant.caught_by}
+    survived = {
+        catch.test: outcome.failures or outcome.said.splitlines()[-1:]
+        for catch, outcome in outcomes.items()
+        if outcome.code != _FAILED or not any(catch.says in failure for failure in outcome.failures)
+    }
     record_property("mutant", name)
-    record_property("caught by", [test.rpartition("::")[2] for test in mutant.caught_by])
-    assert not survived, f"{name}: {mutant.breaks}, and these tests do not notice: {survived}"
+    record_property("caught by", [catch.test.rpartition("::")[2] for catch in mutant.caught_by])
+    assert not survived, f"{name}: {mutant.breaks}, and these tests do not notice, or something else: {survived}"

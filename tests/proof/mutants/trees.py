@@ -8,8 +8,10 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,12 +58,27 @@ def mutated(mutant: Mutant) -> Iterator[Path]:
         yield tree
 
 
-def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Run tests of a tree on its own code, up to the first that fails; return pytest's exit code and what it said."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of tests that were run."""
+
+    code: int
+    """pytest's exit code."""
+    failures: tuple[str, ...]
+    """What each test said that failed itself: the type of the exception, unless it was a bare `assert`, and its text.
+    Not among them are tests whose preparation or cleaning up failed."""
+    said: str
+    """All that pytest printed."""
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> Outcome:
+    """Run tests of a tree on its own code, up to the first that fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("WEFT_", "PYTEST_"))}
-    path = os.pathsep.join([str(tree), str(tree / "gen")])
+    path, report = os.pathsep.join([str(tree), str(tree / "gen")]), tree / "report.xml"
+    options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    report.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", *options, *tests],
         cwd=tree,
         env={**environment, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -69,4 +86,11 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
         timeout=_PATIENCE,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    return Outcome(done.returncode, _failures(report), done.stdout + done.stderr)
+
+
+def _failures(report: Path) -> tuple[str, ...]:
+    """Read them from a JUnit report, where what failed outside of a test's own code is an `error`."""
+    if not report.exists():
+        return ()
+    return tuple(failure.get("message", "") for failure in ElementTree.parse(report).iter("failure"))
