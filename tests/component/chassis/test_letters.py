@@ -126,6 +126,7 @@ async def test_letters_are_found_by_what_is_known_of_them(world: World) -> None:
 async def test_a_letter_is_shown_as_it_came_without_what_is_not_to_be_seen(world: World) -> None:
     async with world.running(Broken()) as service, operating(service) as stub:
         [event_id] = await world.feed.send(task("a", 1, "tok_secret"))
+        await eventually(lambda: world.rows.count("dead_letters") == 1)
         seq = await world.feed.send_bytes(f"{CREATED}.b", b"\xff", {"ce-type": CREATED})
         await eventually(lambda: world.rows.count("dead_letters") == 2)
         shown = [
