@@ -16,7 +16,7 @@ from tests.flow.systems import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHORT = "--orders=60 --kills=3 --pauses=1 --cuts=2 --outages=0 --restarts=0 --longest-pause=2 --seed=5"
+SHORT = "--orders=80 --kills=9 --pauses=1 --cuts=2 --outages=0 --restarts=0 --longest-pause=2 --seed=5"
 
 
 @pytest.mark.timeout(180)
@@ -36,7 +36,7 @@ def test_a_system_that_is_broken_on_purpose_while_customers_order_loses_and_doub
     report: dict[str, Any] = json.loads(told.read_text())
     assert report["violations"] == []
     assert report["failed"] == []
-    assert sum(one["faults"] for kinds in report["struck"].values() for one in kinds.values()) == 6
+    assert sum(one["faults"] for kinds in report["struck"].values() for one in kinds.values()) == 12
     assert report["orders"]["accepted"] >= 60
     assert report["verdict"] in ran.stdout
     assert not DataDirectory.at(data).processes_run()

@@ -269,7 +269,7 @@ async def test_the_instance_that_reads_tries_again_what_another_was_told_to(
         toy.broken = False
         first, second = await listed(stub)
         await stub.RetryLetters(api.RetryLettersRequest(service="toy", letter_ids=[first.letter_id]))
-        await world.until_seen("a", [1], timeout=2)
+        await world.until_seen("a", [1], timeout=4)  # before it would look by itself
         # A word that is lost is no more than a delay.
         monkeypatch.setattr(spare, "_wake_others", lambda what: None)
         monkeypatch.setattr(parking, "_DOUBT_AFTER", 0.1)
