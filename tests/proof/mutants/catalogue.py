@@ -231,7 +231,7 @@ _ALL = (
         (
             Catch(
                 f"{_CHASSIS}/test_outbox.py::test_a_stream_that_is_full_holds_events_back_until_there_is_room",
-                "== [0, 1]",
+                "AssertionError",
             ),
         ),
     ),
@@ -285,7 +285,7 @@ _ALL = (
             Catch(
                 f"{_CHASSIS}/test_intents.py::"
                 "test_a_patient_timer_does_not_fire_before_it_is_told_that_the_streams_are_handled",
-                "assert ['a', 'impatient'] == ['impatient']",
+                "== ['impatient']",
             ),
         ),
     ),
@@ -459,7 +459,7 @@ _ALL = (
             Catch(
                 f"{_CHASSIS}/test_broker_loss.py::"
                 "test_what_the_broker_lost_is_published_again_and_has_its_effects_once",
-                "= count('marks')",
+                "the loss is found and told",
             ),
         ),
     ),
