@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cweftapi/v1/annotations.proto\x12\nweftapi.v1\x1a google/protobuf/descriptor.proto*E\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x02:L\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0e\x32\x12.weftapi.v1.AccessR\x06\x61\x63\x63\x65ss:>\n\thosted_by\x12\x1f.google.protobuf.ServiceOptions\x18\xf2\x8c\x03 \x01(\tR\x08hostedByb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cweftapi/v1/annotations.proto\x12\nweftapi.v1\x1a google/protobuf/descriptor.proto*E\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x02:L\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0e\x32\x12.weftapi.v1.AccessR\x06\x61\x63\x63\x65ss:C\n\x0ckeeps_answer\x12\x1e.google.protobuf.MethodOptions\x18\xf3\x8c\x03 \x01(\x08R\x0bkeepsAnswer:H\n\x0fstream_position\x12\x1d.google.protobuf.FieldOptions\x18\xf4\x8c\x03 \x01(\x08R\x0estreamPosition:>\n\thosted_by\x12\x1f.google.protobuf.ServiceOptions\x18\xf2\x8c\x03 \x01(\tR\x08hostedByb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

@@ -43,9 +43,19 @@ ACCESS_ADMIN: Access.ValueType  # 2
 Global___Access: _TypeAlias = Access  # noqa: Y015
 
 ACCESS_FIELD_NUMBER: _builtins.int
+KEEPS_ANSWER_FIELD_NUMBER: _builtins.int
+STREAM_POSITION_FIELD_NUMBER: _builtins.int
 HOSTED_BY_FIELD_NUMBER: _builtins.int
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access.ValueType]
 """Who may call the method."""
+keeps_answer: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Whether the service keeps its answer under the idempotency key that a caller may send (metadata `idempotency-key`, over
+HTTP the header Idempotency-Key), and gives the same answer to the same request with the same key for 24 hours.
+"""
+stream_position: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
+"""Marks, in the messages of a server stream, the text that says where in the stream a message is; and in its request the
+text that says after which to go on. Over HTTP they are the `id` of a server-sent event, and Last-Event-ID.
+"""
 hosted_by: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, _builtins.str]
 """The request field that says which of several servers a call is for. Each server hosts the whole service, and a gateway
 has a backend for each, by that field's value.

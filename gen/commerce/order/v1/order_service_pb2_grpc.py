@@ -97,7 +97,8 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchOrder(self, request, context):
-        """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more.
+        """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more. Whoever was cut off
+        goes on with the `position` of the last message they got, and is sent only what came after it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

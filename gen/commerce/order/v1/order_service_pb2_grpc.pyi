@@ -46,7 +46,9 @@ class OrderServiceStub:
     Cancelling a cancelled order changes nothing. FAILED_PRECONDITION once it is shipped.
     """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_service_pb2.WatchOrderResponse]
-    """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more."""
+    """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more. Whoever was cut off
+    goes on with the `position` of the last message they got, and is sent only what came after it.
+    """
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
@@ -66,7 +68,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
     Cancelling a cancelled order changes nothing. FAILED_PRECONDITION once it is shipped.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_service_pb2.WatchOrderResponse]  # type: ignore[assignment]
-    """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more."""
+    """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more. Whoever was cut off
+    goes on with the `position` of the last message they got, and is sent only what came after it.
+    """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Orders, and the flow that takes each from the customer to the door."""
@@ -113,6 +117,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.WatchOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_order_service_pb2.WatchOrderResponse], _abc.AsyncIterator[_order_service_pb2.WatchOrderResponse]]:
-        """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more."""
+        """Sends the order as it is, then again whenever it changed, and ends when nothing can change any more. Whoever was cut off
+        goes on with the `position` of the last message they got, and is sent only what came after it.
+        """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

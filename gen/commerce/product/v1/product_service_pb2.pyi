@@ -35,6 +35,7 @@ class Product(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
     """The merchant's own name for it: `[A-Za-z0-9_-]{1,64}`, never changed."""
     title: _builtins.str
@@ -45,6 +46,8 @@ class Product(_message.Message):
     """Whether it can be ordered now. On creation, absent means yes."""
     revision: _builtins.int
     """Grows by one with each change; a copy applies only a higher one."""
+    etag: _builtins.str
+    """Changes with each change. In an update: the change is made only if this is still the product's, else it is ABORTED."""
     @_builtins.property
     def price(self) -> _money_pb2.Money:
         """The price of one piece; never negative."""
@@ -68,10 +71,11 @@ class Product(_message.Message):
         revision: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "create_time", b"create_time", "price", b"price", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "create_time", b"create_time", "description", b"description", "price", b"price", "revision", b"revision", "sku", b"sku", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "create_time", b"create_time", "description", b"description", "etag", b"etag", "price", b"price", "revision", b"revision", "sku", b"sku", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
     _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015

@@ -60,6 +60,7 @@ class User(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user's id, a UUIDv7."""
     email: _builtins.str
@@ -70,6 +71,8 @@ class User(_message.Message):
     """What the user may do."""
     revision: _builtins.int
     """Grows by one with each change; a copy applies only a higher one."""
+    etag: _builtins.str
+    """Changes with each change. In an update: the change is made only if this is still the user's, else it is ABORTED."""
     @_builtins.property
     def address(self) -> _postal_address_pb2.PostalAddress:
         """Where orders go unless they say otherwise."""
@@ -93,10 +96,11 @@ class User(_message.Message):
         revision: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "revision", b"revision", "role", b"role", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "etag", b"etag", "revision", b"revision", "role", b"role", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
