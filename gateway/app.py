@@ -1,4 +1,8 @@
-"""The application: one HTTP request after another, from its path to its answer."""
+"""The application: one HTTP request after another, from its path to its answer.
+
+A path is a page of the gateway's own (`pages`) or a route. A request on a route is admitted (`admission`), read
+(`mapping`), sent to its backend, and what comes back is written; whatever refuses it on the way raises a `Refusal`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
-import orjson
 from google.protobuf.message import DecodeError
 
+from gateway.answers import BASE_HEADERS, Response
 from gateway.errors import (
-    BASE_HEADERS,
     HTTP_STATUS,
     ErrorWriter,
     Refusal,
@@ -25,24 +28,23 @@ from gateway.errors import (
 )
 from gateway.records import NOBODY_LISTENS, Metrics, Record
 from gateway.requests import Headers
-from gateway.router import WrongMethod
+from gateway.router import Found
 from weft.domain import new_id
 from weft.tracing import SpanKind, TraceContext
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from google.rpc.status_pb2 import Status
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
-    from gateway.errors import Header
+    from gateway.admission import Admission
+    from gateway.answers import Header
     from gateway.mapping import Mapping
-    from gateway.router import Found, Router
+    from gateway.pages import Page, Pages
+    from gateway.router import Router
     from gateway.routes import Route
     from weft import Tracing
-
-    Response = tuple[int, Sequence[Header], bytes]
-    """Status, headers without the length, and body."""
 
 
 class App:
@@ -51,7 +53,8 @@ class App:
     def __init__(
         self,
         router: Router[Route],
-        routes: Iterable[Route],
+        pages: Pages,
+        admission: Admission,
         errors: ErrorWriter,
         *,
         tracing: Tracing,
@@ -66,6 +69,8 @@ class App:
         self.arrived = 0
         """How many requests have come so far."""
         self._router = router
+        self._pages = pages
+        self._admission = admission
         self._errors = errors
         self._tracing = tracing
         self._metrics = metrics
@@ -73,7 +78,6 @@ class App:
         self._max_timeout = max_timeout
         self._max_calls = max_calls
         self._calls = 0
-        self._index = _index(routes)
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request."""
@@ -89,10 +93,8 @@ class App:
                     raise
                 message = "the gateway stops, and this took too long: try again"
                 response = self._refused(record, retry_later("STOPPING", message))
-            record.status, headers, body = response
-            if self.closing:
-                headers = [*headers, (b"connection", b"close")]
-            await _send(send, record.status, headers, body)
+            record.status = response.status
+            await _send(send, response, last=self.closing)
         except (asyncio.CancelledError, _Gone):
             record.status = NOBODY_LISTENS
         finally:
@@ -101,8 +103,8 @@ class App:
     async def _respond(self, scope: HTTPScope, record: Record, receive: ASGIReceiveCallable) -> Response:
         try:
             found = self._find(scope)
-            if found is None:
-                return 200, BASE_HEADERS, self._index
+            if not isinstance(found, Found):
+                return await found(scope)
             route = record.route = found.route
             headers = Headers(scope["headers"])
         except Refusal as error:
@@ -115,32 +117,34 @@ class App:
             record.place = self._tracing.current()
             response = await self._answer(scope, record, found, headers, receive)
             if span.is_recording():
-                record.finish(span, response[0])
+                record.finish(span, response.status)
         return response
 
-    def _find(self, scope: HTTPScope) -> Found[Route] | None:
-        """Return the route of a request; None for the index."""
+    def _find(self, scope: HTTPScope) -> Found[Route] | Page:
+        """Return the route of a request, or the page. Raises `Refusal` where there is none."""
         path, method = scope["raw_path"].decode("ascii"), scope["method"]
         try:
             found = self._router.find(method, path)
         except ValueError as error:
             raise invalid([("", f"the path cannot be read: {error}")]) from error
-        if isinstance(found, WrongMethod):
+        if isinstance(found, Found):
+            return found
+        if (page := self._pages.find(path)) is not None:
+            if method in ("GET", "HEAD"):
+                return page
+            raise _wrong_method(method, ("GET", "HEAD"))
+        if found is not None:
             raise _wrong_method(method, found.allowed)
-        if found is None:
-            if path != "/":
-                message = "there is no such path: GET / lists what there is"
-                raise refusal(404, grpc.StatusCode.NOT_FOUND, "ROUTE_NOT_FOUND", message)
-            if method not in ("GET", "HEAD"):
-                raise _wrong_method(method, ("GET", "HEAD"))
-        return found
+        message = "there is no such path: GET / lists what there is"
+        raise refusal(404, grpc.StatusCode.NOT_FOUND, "ROUTE_NOT_FOUND", message)
 
     async def _answer(
         self, scope: HTTPScope, record: Record, found: Found[Route], headers: Headers, receive: ASGIReceiveCallable
     ) -> Response:
         try:
+            record.told = await self._admission.admit(found.route, headers, scope)
             encoded = await self._request(scope, found, headers, receive)
-            return 200, BASE_HEADERS, await self._call(found.route, encoded, headers)
+            return Response(200, [*BASE_HEADERS, *record.told], await self._call(found.route, encoded, headers))
         except grpc.aio.AioRpcError as error:
             return self._failed(record, found.route.mapping, error)
         except Refusal as error:
@@ -187,8 +191,8 @@ class App:
         return self._written(record, error.http, error.status, error.headers)
 
     def _written(self, record: Record, http: int, status: Status, more: Sequence[Header] = ()) -> Response:
-        headers = [*BASE_HEADERS, *headers_of(status, token_sent=record.token_sent), *more]
-        return http, headers, self._errors.write(status)
+        headers = [*BASE_HEADERS, *record.told, *headers_of(status, token_sent=record.token_sent), *more]
+        return Response(http, headers, self._errors.write(status))
 
 
 class _Gone(Exception):
@@ -208,10 +212,13 @@ async def _body(receive: ASGIReceiveCallable) -> bytes:
     raise _Gone
 
 
-async def _send(send: ASGISendCallable, status: int, headers: Sequence[Header], body: bytes) -> None:
-    fields = [*headers, (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": fields, "trailers": False})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+async def _send(send: ASGISendCallable, response: Response, *, last: bool) -> None:
+    """Send an answer; the `last` one of its connection says so."""
+    fields = [*response.headers, (b"content-length", str(len(response.body)).encode())]
+    if last:
+        fields.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": response.status, "headers": fields, "trailers": False})
+    await send({"type": "http.response.body", "body": response.body, "more_body": False})
 
 
 def _wrong_method(method: str, allowed: Sequence[str]) -> Refusal:
@@ -219,10 +226,3 @@ def _wrong_method(method: str, allowed: Sequence[str]) -> Refusal:
     message = f"this path does not take {method[:20]}: it takes {shown}"
     headers = [(b"allow", shown.encode())]
     return refusal(405, grpc.StatusCode.UNIMPLEMENTED, "METHOD_NOT_ALLOWED", message, headers=headers)
-
-
-def _index(routes: Iterable[Route]) -> bytes:
-    listed = sorted((route.path, route.method, route.rpc) for route in routes)
-    shown = [{"method": method, "path": path, "rpc": rpc} for path, method, rpc in listed]
-    option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    return orjson.dumps({"message": "REST and JSON in front of gRPC services", "routes": shown}, option=option)

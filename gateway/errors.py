@@ -27,16 +27,10 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.descriptor_pool import DescriptorPool
 
-    Header = tuple[bytes, bytes]
+    from gateway.answers import Header
 
 DOMAIN = "gateway"
 """The `domain` of the ErrorInfo in errors of the gateway's own."""
-
-BASE_HEADERS: tuple[Header, ...] = (
-    (b"content-type", b"application/json"),
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-)
 
 HTTP_STATUS = {
     0: 200,

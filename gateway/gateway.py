@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
+from gateway.admission import Admission
 from gateway.app import App
 from gateway.backends import Backends, check_hosts, service_of
 from gateway.descriptors import Contract
 from gateway.errors import ErrorWriter
 from gateway.http_server import HttpServer
+from gateway.pages import Pages, index
 from gateway.protocol import Limits, protocol_with
 from gateway.records import Metrics
 from gateway.routes import make_routes
@@ -60,7 +62,8 @@ class Gateway:
         errors, counted = ErrorWriter(contract.pool), Metrics(self.metrics)
         self._app = App(
             router,
-            self.routes,
+            Pages({"/": index(self.routes)}),
+            Admission(),
             errors,
             tracing=self.tracing,
             metrics=counted,

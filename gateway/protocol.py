@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import grpc
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.errors import BASE_HEADERS, Refusal, headers_of, refusal, retry_later
+from gateway.answers import BASE_HEADERS
+from gateway.errors import Refusal, headers_of, refusal, retry_later
 
 if TYPE_CHECKING:
     import asyncio

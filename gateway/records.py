@@ -13,10 +13,13 @@ from weft import Tracing, logs
 from weft.tracing import TraceContext
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.trace import Span
     from prometheus_client import CollectorRegistry
     from uvicorn._types import HTTPScope
 
+    from gateway.answers import Header
     from gateway.routes import Route
 
 NOBODY_LISTENS = 499
@@ -57,7 +60,7 @@ class Metrics:
 class Record:
     """One request, and how it went."""
 
-    __slots__ = ("_began", "_scope", "cause", "error", "error_id", "place", "route", "status", "token_sent")
+    __slots__ = ("_began", "_scope", "cause", "error", "error_id", "place", "route", "status", "token_sent", "told")
 
     def __init__(self, scope: HTTPScope) -> None:
         self._scope = scope
@@ -67,6 +70,8 @@ class Record:
         """Where its line belongs among traces."""
         self.status = NOBODY_LISTENS
         self.token_sent = False
+        self.told: Sequence[Header] = ()
+        """Headers of its answer, whatever that is."""
         self.error: Exception | None = None
         """What went wrong in the gateway itself."""
         self.error_id = ""
