@@ -7,12 +7,8 @@ import json
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
-import nats
-import nats.errors
-from nats.js import JetStreamContext, api
-from nats.js.errors import APIError, NotFoundError
-
 from weft import crash_points, logs
+from weft._nats import APIError, JetStreamContext, NotFoundError, api, errors, prepare_for
 from weft.clock import micros
 from weft.domain import new_id
 from weft.events import Delivery, stream_of
@@ -65,6 +61,7 @@ class Broker:
 
     async def connect(self) -> None:
         """Connect, however long that takes; say so once if it takes long."""
+        prepare_for(self._url)
         while True:
             try:
                 await self.client.connect(
@@ -82,7 +79,7 @@ class Broker:
                     skip_subject_validation=True,  # ids are checked at the edge
                 )
                 return
-            except (OSError, nats.errors.Error, TimeoutError) as error:
+            except (OSError, errors.Error, TimeoutError) as error:
                 await self._complain(error)
                 await asyncio.sleep(0.1)
 
@@ -91,7 +88,7 @@ class Broker:
         if self.client.is_connected:
             try:
                 await self.client.flush(timeout=2)
-            except nats.errors.Error as error:
+            except errors.Error as error:
                 _log.debug("not everything could be sent before closing", error=str(error))
         if not self.client.is_closed:
             try:
@@ -255,7 +252,7 @@ class Broker:
             _acknowledged(first)
         try:
             await self.client.publish_all(marked[1:-1])
-        except nats.errors.Error as error:
+        except errors.Error as error:
             raise Unpublished(str(error) or type(error).__name__) from error
         subject, headers, body = marked[-1]
         answer = _acknowledged(await self._ask(subject, HeaderLines(headers + b"Nats-Batch-Commit: 1\r\n"), body))
@@ -269,7 +266,7 @@ class Broker:
         crash_points.reach("before", "publish", type_name)
         try:
             reply = await self.client.request(subject, body, timeout=_TIMEOUT, headers=headers)
-        except (nats.errors.Error, TimeoutError) as error:
+        except (errors.Error, TimeoutError) as error:
             raise Unpublished(str(error) or type(error).__name__) from error
         crash_points.reach("after", "publish", type_name)
         return reply

@@ -12,9 +12,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nats.js.errors import NotFoundError
-
 from weft import logs
+from weft._nats import NotFoundError
 from weft.letters import describe
 from weft.pull import BrokerTrouble
 from weft.tasks import end, happens

@@ -11,10 +11,8 @@ import json
 from collections import deque
 from typing import TYPE_CHECKING
 
-import nats.errors
-from nats.js.errors import APIError
-
 from weft import crash_points, logs
+from weft._nats import APIError, errors
 from weft.events import Delivery
 from weft.tasks import happens
 
@@ -81,7 +79,7 @@ class Pull:
         if subscription is not None and not self._broker.client.is_closed:
             try:
                 await self._broker.client.no_longer(subscription)
-            except (nats.errors.Error, ValueError) as error:
+            except (errors.Error, ValueError) as error:
                 _log.debug("unsubscribing failed", error=str(error))
 
     def doubt(self, reason: str) -> None:
@@ -120,7 +118,7 @@ class Pull:
                 crash_points.reach("before", "ack", self._consumer)
                 await self._broker.client.publish(reply, b"+ACK")
                 crash_points.reach("after", "ack", self._consumer)
-            except nats.errors.Error as error:
+            except errors.Error as error:
                 _log.debug("an acknowledgement was not sent", error=str(error))
 
     def _check(self) -> None:
@@ -141,7 +139,7 @@ class Pull:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
         try:
             await self._broker.client.publish(subject, json.dumps(body).encode(), reply=self._subscription.subject)
-        except nats.errors.Error as error:
+        except errors.Error as error:
             self.doubt(f"cannot ask for messages: {error}")
 
     def _receive(self, subject: str, reply: str, headers: dict[str, str], body: bytes) -> None:
@@ -191,5 +189,5 @@ def numbers_of(reply: str) -> list[int]:
     return list(map(int, tokens[first : first + 4]))
 
 
-BrokerTrouble = (nats.errors.Error, APIError, TimeoutError, OSError)
+BrokerTrouble = (errors.Error, APIError, TimeoutError, OSError)
 """What a call to the broker raises when the broker cannot answer now."""

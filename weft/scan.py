@@ -7,9 +7,8 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from nats.js import api
-
 from weft import logs
+from weft._nats import api
 from weft.clock import from_micros
 from weft.domain import new_id
 from weft.events import Delivery

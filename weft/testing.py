@@ -21,8 +21,8 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
-from nats.js.errors import NotFoundError
 
+from weft._nats import NotFoundError
 from weft.domain import new_id
 from weft.embedded import NatsServer, Postgres, free_port
 

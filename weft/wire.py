@@ -11,9 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from nats.aio.client import Client
-from nats.errors import ConnectionClosedError
-from nats.protocol.command import hpub_cmd
+from weft._nats import Client, ConnectionClosedError, hpub_cmd
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import nats
@@ -13,11 +16,13 @@ from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, Error
 
 from weft.broker import Broker
+from weft.embedded import configure_nats, find_nats_server, free_port
 from weft.testing import eventually
 from weft.wire import Connection, HeaderLines, _decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
+    from pathlib import Path
 
     from nats.aio.msg import Msg
 
@@ -222,3 +227,31 @@ async def test_a_request_in_flight_is_given_up_when_the_connection_is_lost(broke
             await asyncio.wait_for(asking, 10)
     finally:
         await ours.close()
+
+
+def test_what_websockets_need_is_not_imported_by_a_service_that_has_none() -> None:
+    program = "import sys, services.order.service; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type 'float' is deprecated:DeprecationWarning")  # nats-py's
+async def test_a_broker_is_reached_over_a_websocket(tmp_path: Path) -> None:
+    port, web_port = free_port(), free_port()
+    config = configure_nats(tmp_path, port)
+    with config.open("a") as file:
+        file.write(f"websocket {{ host: 127.0.0.1, port: {web_port}, no_tls: true }}\n")
+    server = await asyncio.create_subprocess_exec(find_nats_server(), "--config", config, stderr=subprocess.DEVNULL)
+    over_web = Broker(f"ws://127.0.0.1:{web_port}", "test")
+    try:
+        await eventually(lambda: _listens(web_port))
+        await over_web.connect()
+        assert await over_web.ensure_stream("commerce.order") == "COMMERCE_ORDER"
+        await over_web.close()
+    finally:
+        server.terminate()
+        await server.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
