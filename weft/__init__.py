@@ -3,13 +3,16 @@
 A service uses the names below; its domain uses `weft.domain` alone, and teams' tests use `weft.testing`. A checker
 holds services to that. Behind them, by concept:
 
-    data         database  tables  sql  store  work (unit of work)  writer (and readers)  changes  migrations/
-    events       events (CloudEvents)  broker  wire  relay (outbox)  pull  consumer (inbox)  parking  letters
+    data         database  tables  sql  store  work (unit of work)  writer (and readers)  answers (kept)
+                 changes  migrations/
+    events       events (CloudEvents)  broker  wire  _nats (nats-py)  relay (outbox)  pull  consumer (inbox)  parking
+                 letters
     read models  views (their rows and functions)  row_store  builds  feeder  read_models
     losses       acknowledged (by the broker)  lost (events)  recovery (by hand)  scan (of a stream)
     callers      identity  access (rules of the contract)  tokens (JWT, the issuer's keys)
     promises     intents (calls to the outside, timers)  leases
-    gRPC         grpc_server  grpc_calls  call_metrics  grpc_client  status (errors)  health  deadlines  breaker  pages
+    gRPC         grpc_server  grpc_calls  idempotency (keys)  call_metrics  grpc_client  status (errors)  health
+                 deadlines  breaker  pages
     operators    operations (their rpcs)  letter_box  letter_queries  letter_messages  inspection  actions
                  backlog  progress (of consumers)
     operations   service (start to drain)  process (from start to end)  settings  secret_files  startup  ops

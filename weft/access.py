@@ -10,6 +10,8 @@ from weft.domain import PermissionDenied
 from weftapi.v1.annotations_pb2 import ACCESS_ADMIN, ACCESS_PUBLIC, ACCESS_UNSPECIFIED, Access, access
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+
     from weft.identity import Caller
     from weft.tokens import Verifier
 
@@ -19,12 +21,17 @@ def rule_of(method: str) -> Access.ValueType:
 
     A method whose contract is not among the imported ones needs a valid token, like one that says nothing.
     """
+    contract = contract_of(method)
+    return ACCESS_UNSPECIFIED if contract is None else contract.GetOptions().Extensions[access]
+
+
+def contract_of(method: str) -> MethodDescriptor | None:
+    """Return what the contract says of a method, by `package.Service/Method`, if it is among the imported ones."""
     service, _, name = method.rpartition("/")
     try:
-        found = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
+        return descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
     except KeyError:
-        return ACCESS_UNSPECIFIED
-    return found.GetOptions().Extensions[access]
+        return None
 
 
 class Door:
@@ -32,8 +39,7 @@ class Door:
 
     __slots__ = ("_admins_only", "_open", "_verifier")
 
-    def __init__(self, method: str, verifier: Verifier) -> None:
-        rule = rule_of(method)
+    def __init__(self, rule: Access.ValueType, verifier: Verifier) -> None:
         self._open = rule == ACCESS_PUBLIC
         self._admins_only = rule == ACCESS_ADMIN
         self._verifier = verifier

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import uuid_utils
@@ -45,6 +46,11 @@ def new_id() -> str:
 def is_id(value: str) -> bool:
     """Tell whether `value` can be an aggregate's id: it becomes a token of a NATS subject."""
     return _ID.fullmatch(value) is not None
+
+
+def etag_of(name: str, revision: int) -> str:
+    """Return the etag of the thing `name` at a revision: a strong one, in quotation marks (RFC 9110, AIP-154)."""
+    return f'"{blake2b(f"{name}/{revision}".encode(), digest_size=12).hexdigest()}"'
 
 
 class Aggregate:
@@ -135,6 +141,7 @@ class WeftError(Exception):
         ├── NotFound          NOT_FOUND            there is no such thing
         ├── AlreadyExists     ALREADY_EXISTS       the name is taken
         ├── Refused           FAILED_PRECONDITION  not in the state it is in
+        ├── Outdated          ABORTED              it has changed since the caller read it
         ├── Unauthenticated   UNAUTHENTICATED      the caller does not prove who they are
         ├── PermissionDenied  PERMISSION_DENIED    the caller may not do this
         ├── Exhausted         RESOURCE_EXHAUSTED   too much or too often; the same again later may work
@@ -197,6 +204,15 @@ class Refused(WeftError):
         self.reason = reason
         """A constant in capitals, for programs, as in `ORDER_ALREADY_SHIPPED`."""
         super().__init__(message)
+
+
+class Outdated(WeftError):
+    """The thing has changed since the caller read it: read it again, and decide anew."""
+
+    slug = "ETAG_MISMATCH"
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind} {name!r} has changed, and has another etag now: read it again")
 
 
 class Unauthenticated(WeftError):

@@ -1,4 +1,4 @@
-"""What happens at the edge to every gRPC call: trace, caller, deadline, ids in the logs, errors, metrics, one line.
+"""What happens at the edge to every gRPC call: trace, caller, deadline, kept answers, ids in the logs, errors, metrics.
 
 Each method is wrapped once, when its servicer is added. The wrapper is one coroutine, so nothing leaks into
 another call, and a cancellation goes straight to the servicer.
@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.trace import StatusCode
 
 from weft import deadlines, identity, logs
-from weft.access import Door
+from weft.access import Door, rule_of
 from weft.domain import InvalidInput, Unavailable, Violation
 from weft.status import CODES, OURS, error_id_of, is_outage, status_of
 from weft.tracing import SpanKind, TraceContext
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from weft.call_metrics import CallMetrics, Count
+    from weft.idempotency import KeptAnswers
     from weft.tokens import Verifier
     from weft.tracing import Tracing
 
@@ -92,12 +93,14 @@ class Edge:
         metrics: CallMetrics,
         default_deadline: float,
         stream_deadline: float,
+        answers: KeptAnswers | None = None,
     ) -> None:
         self._tracing = tracing
         self._verifier = verifier
         self._metrics = metrics
         self._default_deadline = default_deadline
         self._stream_deadline = stream_deadline
+        self._answers = answers
         self._arrived = 0
         self._going_on = 0
         self._refusing = False
@@ -133,7 +136,10 @@ class Edge:
     def _serving(self, name: str, handler: Handler) -> Answer:
         tracing, attributes = self._tracing, {"rpc.system.name": "grpc", "rpc.method": name}
         default = self._stream_deadline if handler.response_streaming else self._default_deadline
-        run = _running(name, handler, default, Door(name, self._verifier))
+        answer = _answer_of(handler)
+        if self._answers is not None:
+            answer = self._answers.around(name, answer)
+        run = _running(name, handler, answer, default, Door(rule_of(name), self._verifier))
         count = self._metrics.of(name)
 
         async def serve(message: Any, context: Context) -> Any:
@@ -172,8 +178,8 @@ class Edge:
         return serve
 
 
-def _running(name: str, handler: Handler, default: float, door: Door) -> Callable[..., Awaitable[Any]]:
-    answer, decode, encode = _answer_of(handler), _decoder_of(name, handler), _encoder_of(handler)
+def _running(name: str, handler: Handler, answer: Answer, default: float, door: Door) -> Callable[..., Awaitable[Any]]:
+    decode, encode = _decoder_of(name, handler), _encoder_of(handler)
 
     async def run(message: Any, context: Context, left: float | None, call: _Call, authorization: str) -> Any:
         caller = await door.admit(authorization)

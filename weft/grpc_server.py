@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from weft.idempotency import KeptAnswers
     from weft.tokens import Verifier
     from weft.tracing import Tracing
 
@@ -52,7 +53,7 @@ class GrpcServer:
     """One service's gRPC server, with health and reflection.
 
     `default_deadline` is how many seconds a call may take whose caller set no deadline; for calls that answer
-    with a stream it is `stream_deadline`.
+    with a stream it is `stream_deadline`. Without `answers`, no method keeps any.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class GrpcServer:
         stream_deadline: float = 3600.0,
         max_concurrent_streams: int = 1000,
         port_setting: str = "WEFT_GRPC_PORT",
+        answers: KeptAnswers | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -75,7 +77,7 @@ class GrpcServer:
         """Set when `drain` begins: servicers end their streams then."""
         self._port_setting = port_setting
         self._options = {**_OPTIONS, "grpc.max_concurrent_streams": max_concurrent_streams}
-        self._edge = Edge(tracing, verifier, CallMetrics(metrics), default_deadline, stream_deadline)
+        self._edge = Edge(tracing, verifier, CallMetrics(metrics), default_deadline, stream_deadline, answers)
         self._methods = Methods(self._edge)
         self._services: list[str] = []
         self._server: grpc.aio.Server | None = None
@@ -85,6 +87,7 @@ class GrpcServer:
         """Serve `servicer`: `add_servicer` is its generated function, `service` the protobuf full name.
 
         Its methods are coroutine functions, or asynchronous generators. Must be called before `start`.
+        Raises `ValueError` for a method that keeps its answers and cannot.
         """
         add_servicer(servicer, self._methods)
         self._services.append(service)

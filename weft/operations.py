@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from weft.clock import Clock
     from weft.consumer import Consumer
     from weft.letter_box import LetterBox
-    from weft.pages import Position
+    from weft.pages import Listing, Position
     from weft.read_models import ReadModels
     from weft.recovery import Recovery
     from weft.writer import Reader
@@ -75,10 +75,10 @@ class OperationsApi(OperationsServiceServicer):
     async def ListLetters(self, request: api.ListLettersRequest, context: Any) -> api.ListLettersResponse:
         self._check(request)
         wanted = wanted_of(request.filter, self._clock.now())
-        size = pages.size_of(request.page_size)
-        after = pages.position_of(request.page_token, *position_kinds(wanted.parked))
-        rows = await self._reader.run(find_page, wanted, size + 1, after)
-        page, token = pages.cut(rows, size, position_of)
+        listing = await self._list_for(request)
+        after = listing.position(*position_kinds(wanted.parked))
+        rows = await self._reader.run(find_page, wanted, listing.size + 1, after)
+        page, token = listing.cut(rows, position_of)
         return api.ListLettersResponse(letters=map(letter_of, page), next_page_token=token)
 
     async def GetLetter(self, request: api.GetLetterRequest, context: Any) -> api.GetLetterResponse:
@@ -88,18 +88,20 @@ class OperationsApi(OperationsServiceServicer):
     async def RetryLetters(self, request: api.RetryLettersRequest, context: Any) -> api.RetryLettersResponse:
         self._check(request, _why_violations(request.why))
         wanted = chosen_of(request, self._clock.now())
-        after = pages.position_of(request.page_token, *part_kinds(wanted))
+        listing = await self._list_for(request)
+        after = listing.position(*part_kinds(wanted))
         found, following = await self._letters.retry(wanted, after, actor(), request.why, dry_run=request.dry_run)
-        return api.RetryLettersResponse(letters=map(letter_of, found), next_page_token=_token(following))
+        return api.RetryLettersResponse(letters=map(letter_of, found), next_page_token=_token(listing, following))
 
     async def DropLetters(self, request: api.DropLettersRequest, context: Any) -> api.DropLettersResponse:
         self._check(request, _why_violations(request.why, required=not request.dry_run))
         wanted = chosen_of(request, self._clock.now())
         if wanted.parked:
             raise InvalidInput(Violation("filter.kind", "must be LETTER_KIND_DEAD: parked events cannot be dropped"))
-        after = pages.position_of(request.page_token, *part_kinds(wanted))
+        listing = await self._list_for(request)
+        after = listing.position(*part_kinds(wanted))
         found, following = await self._letters.drop(wanted, after, actor(), request.why, dry_run=request.dry_run)
-        return api.DropLettersResponse(letters=map(letter_of, found), next_page_token=_token(following))
+        return api.DropLettersResponse(letters=map(letter_of, found), next_page_token=_token(listing, following))
 
     async def Redeliver(self, request: api.RedeliverRequest, context: Any) -> api.RedeliverResponse:
         self._check(request, _why_violations(request.why))
@@ -131,12 +133,15 @@ class OperationsApi(OperationsServiceServicer):
 
     async def ListActions(self, request: api.ListActionsRequest, context: Any) -> api.ListActionsResponse:
         self._check(request, text_violations("target", request.target, _LONGEST_NAME))
-        size = pages.size_of(request.page_size)
-        position = pages.position_of(request.page_token, int)
+        listing = await self._list_for(request)
+        position = listing.position(int)
         before = int(position[0]) if position else None
-        rows = await self._reader.run(actions.list_actions, size + 1, before, request.target)
-        page, token = pages.cut(rows, size, lambda row: (row.id,))
+        rows = await self._reader.run(actions.list_actions, listing.size + 1, before, request.target)
+        page, token = listing.cut(rows, lambda row: (row.id,))
         return api.ListActionsResponse(actions=map(_action_of, page), next_page_token=token)
+
+    async def _list_for(self, request: Any) -> Listing:
+        return await self._reader.look_up(pages.listing, pages.PageRequest.of(request))
 
     def _check(self, request: Any, wrong: Sequence[Violation] = ()) -> None:
         """Raise `InvalidInput` for what is wrong, and for a request that is another service's."""
@@ -146,8 +151,8 @@ class OperationsApi(OperationsServiceServicer):
             raise InvalidInput(*wrong)
 
 
-def _token(position: Position | None) -> str:
-    return "" if position is None else pages.token_of(*position)
+def _token(listing: Listing, position: Position | None) -> str:
+    return "" if position is None else listing.token_of(*position)
 
 
 def _why_violations(why: str, *, required: bool = False) -> Sequence[Violation]:

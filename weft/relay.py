@@ -22,7 +22,7 @@ from weft.pull import BrokerTrouble
 from weft.tasks import happens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from weft.acknowledged import Place
     from weft.broker import Broker, Outgoing
@@ -54,14 +54,19 @@ class Relay:
         source: str,
         starts_intents: bool,
         retention_hours: float,
+        also_cleans: Callable[[Transaction], bool],
     ) -> None:
-        """`starts_intents`: some of the service's intents count their time from a publication."""
+        """`starts_intents`: some of the service's intents count their time from a publication.
+
+        `also_cleans` removes what else is of no more use, a part at a time, and tells whether there may be more.
+        """
         self._broker = broker
         self._writer = writer
         self._reader = reader
         self._source = source
         self._starts_intents = starts_intents
         self._retention = int(retention_hours * 3_600_000_000)
+        self._cleanings = (self._clean, also_cleans)
         self._acknowledged = Acknowledged(broker, writer, reader)
         self._woken = asyncio.Event()
         broker.on_reconnect(self.wake)
@@ -81,8 +86,9 @@ class Relay:
             try:
                 more = await self.publish_some(lease)
                 if loop.time() >= clean_at:
-                    while await self._writer.transact(self._clean) == _CLEAN_AT_ONCE:
-                        continue  # as many as there are: it must not fall behind what is published
+                    for clean in self._cleanings:
+                        while await self._writer.transact(clean):
+                            continue  # as many as there are: it must not fall behind what is added
                     clean_at = loop.time() + _CLEAN_EVERY
                 wait = 0.0 if more else _SWEEP
                 complained = False
@@ -142,7 +148,7 @@ class Relay:
             due_at = now + tables.intents.c.delay
             connection.execute(tables.intents.update().where(waiting).values(due_at=due_at, starts_with=None))
 
-    def _clean(self, transaction: Transaction) -> int:
+    def _clean(self, transaction: Transaction) -> bool:
         oldest = text(
             "DELETE FROM outbox WHERE published_at < :before "
             "AND seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT :limit) RETURNING seq"
@@ -151,7 +157,7 @@ class Relay:
         removed = transaction.connection.execute(oldest, values).scalars().all()
         if removed:
             self._acknowledged.note_removed(transaction, max(removed))
-        return len(removed)
+        return len(removed) == _CLEAN_AT_ONCE
 
 
 def _select(connection: Connection) -> Sequence[_Row]:

@@ -17,6 +17,7 @@ from weft.consumer import Consumer, Subscribed, Subscription
 from weft.database import Database
 from weft.events import context_of
 from weft.grpc_server import GrpcServer
+from weft.idempotency import KeptAnswers
 from weft.intents import Intent, Intents, Timer
 from weft.leases import Leases
 from weft.letter_box import LetterBox
@@ -91,6 +92,7 @@ class Service:
         )
         self.reader = Reader(self.database, settings.read_threads)
         self.broker = Broker(settings.nats_url, settings.instance)
+        self._answers = KeptAnswers(self.reader, self.writer.clock, settings.answer_retention_hours)
         self._fetch_keys: Fetch | None = fetch_from(settings.jwks_url) if settings.jwks_url else None
         self._keys = SigningKeys(self._fetched_keys, settings.jwks_refresh)
         self.grpc = GrpcServer(
@@ -101,6 +103,7 @@ class Service:
             port=settings.grpc_port,
             default_deadline=settings.default_deadline,
             port_setting=self._port_setting("GRPC"),
+            answers=self._answers,
         )
         self.consumers: list[Consumer] = []
         self.read_models = ReadModels(
@@ -275,6 +278,7 @@ class Service:
             source=f"/weft/{self.name}",
             starts_intents=any(isinstance(kind, Timer) for kind in self._kinds),
             retention_hours=settings.outbox_retention_hours,
+            also_cleans=self._answers.clean,
         )
         leases.add("relay", self._relay.run)
         for consumer in self.consumers:

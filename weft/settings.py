@@ -49,7 +49,18 @@ class ProcessSettings(Environment):
     die_with_parent: bool = Field(False, description="End when the process that started this one ends.")
 
 
-class ServiceSettings(ProcessSettings):
+class TokenSettings(ProcessSettings):
+    """Settings of a process that verifies its callers' tokens: services do, and gateways."""
+
+    jwks_url: str = Field(
+        "", description="Where the token issuer publishes its keys: http, https or file URL of a JWKS."
+    )
+    jwks_refresh: float = Field(300.0, gt=0, description="Seconds between two looks at the issuer's keys.")
+    token_issuer: str = Field("weft", min_length=1, description="The `iss` that tokens must have.")
+    token_audience: str = Field("weft", min_length=1, description="The `aud` that tokens must name.")
+
+
+class ServiceSettings(TokenSettings):
     """Settings that every service has; a service with more of its own subclasses it."""
 
     database_url: str = Field(
@@ -64,13 +75,6 @@ class ServiceSettings(ProcessSettings):
     ops_port: int = Field(0, ge=0, le=65535, description="Port of /livez, /readyz and /metrics; 0 takes any.")
     default_deadline: float = Field(10.0, gt=0, description="Seconds a call may take when its caller set no deadline.")
 
-    jwks_url: str = Field(
-        "", description="Where the token issuer publishes its keys: http, https or file URL of a JWKS."
-    )
-    jwks_refresh: float = Field(300.0, gt=0, description="Seconds between two looks at the issuer's keys.")
-    token_issuer: str = Field("weft", min_length=1, description="The `iss` that tokens must have.")
-    token_audience: str = Field("weft", min_length=1, description="The `aud` that tokens must name.")
-
     batch_size: int = Field(500, ge=1, le=1000, description="Most events handled in one transaction.")
     read_threads: int = Field(4, ge=1, description="Threads, each with a database connection, that serve reads.")
     writer_queue: int = Field(1000, ge=1, description="Commands that may wait for the writer; more are UNAVAILABLE.")
@@ -80,6 +84,7 @@ class ServiceSettings(ProcessSettings):
     intents_at_once: int = Field(64, ge=1, description="Calls to the outside that may run at the same time.")
     lease_seconds: float = Field(5.0, gt=0, description="Silence after which another instance takes over a lease.")
     outbox_retention_hours: float = Field(168.0, gt=0, description="How long published events can be republished.")
+    answer_retention_hours: float = Field(24.0, gt=0, description="How long an idempotency key gets the same answer.")
 
     @field_validator("nats_url")
     @classmethod

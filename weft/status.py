@@ -28,6 +28,7 @@ from weft.domain import (
     Exhausted,
     InvalidInput,
     NotFound,
+    Outdated,
     PermissionDenied,
     Refused,
     Unauthenticated,
@@ -113,6 +114,8 @@ def _status_of_ours(error: WeftError) -> Status:
             return _status(grpc.StatusCode.ALREADY_EXISTS, str(error), error.slug, [_resource(error)])
         case Refused():
             return _status(grpc.StatusCode.FAILED_PRECONDITION, str(error), error.reason)
+        case Outdated():
+            return _status(grpc.StatusCode.ABORTED, str(error), error.slug)
         case Unauthenticated():
             return _status(grpc.StatusCode.UNAUTHENTICATED, str(error), error.reason)
         case PermissionDenied():

@@ -164,3 +164,24 @@ actions = Table(
     sqlite_autoincrement=True,
 )
 Index("actions_by_target", actions.c.target)
+
+kept_answers = Table(
+    "kept_answers",
+    metadata,
+    # Who called what, under which idempotency key; the SHA-256 of the request; and the answer's bytes.
+    Column("user_id", Text, primary_key=True),
+    Column("method", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+Index("kept_answers_by_age", kept_answers.c.created_at)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    # What all instances of the service share, and nobody else knows.
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)

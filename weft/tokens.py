@@ -72,6 +72,11 @@ class SigningKeys:
         self.withdrawn: list[Callable[[], None]] = []
         """Called when a key is no longer among the published ones."""
 
+    @property
+    def there(self) -> bool:
+        """Whether there are keys to verify with, however old."""
+        return bool(self._keys)
+
     async def run(self) -> None:
         """Keep the keys fresh."""
         while True:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from sqlalchemy import Connection
 
+    from weft.answers import Answer
     from weft.sql import Sql
     from weft.store import AggregateStore, Memo
     from weft.tracing import TraceContext
@@ -54,6 +55,8 @@ class Unit(Generic[R]):
     run: Callable[[UnitOfWork], R]
     origin: Origin
     loads: Sequence[Load] = ()
+    answer: Answer[Any] | None = None
+    """The answer to the call that it is for, if that is saved with it (see `weft.answers`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,22 +18,26 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSp
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from weft import crash_points, logs
+from weft.answers import Answers, check_unasked, expect
 from weft.database import is_lost
-from weft.domain import Unavailable
+from weft.domain import Refused, Unavailable
 from weft.store import Conflict
 from weft.work import Done, Failed, Flushed, Origin, Unit, UnitOfWork, attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from google.protobuf.message import Message
     from sqlalchemy import Connection
 
+    from weft.answers import Answer
     from weft.clock import Clock
     from weft.database import Database
     from weft.tracing import TraceContext
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound="Message")
 
 _log = logs.logger("weft.writer")
 _GROUP = 64
@@ -64,6 +68,7 @@ class Transaction:
         self.sql = database.sql
         self.now = clock.now()
         self._work: UnitOfWork | None = None
+        self._answers: Answers | None = None
         self.then: list[Callable[[], None]] = []
         """Called once it is committed, in the writer's thread, before the next one begins."""
 
@@ -75,13 +80,39 @@ class Transaction:
         return self._work
 
     def run(self, units: Sequence[Unit[R]]) -> list[Done[R] | Failed]:
-        """Run units one after the other, with one load of what they all named."""
+        """Run units one after the other, with one load of what they all named.
+
+        The value of one that has an answer is that `Answer`, whose message is there after `flush`.
+        """
         self.work.load(load for unit in units for load in unit.loads)
-        return [attempt(self.work, unit) for unit in units]
+        if not any(unit.answer for unit in units):
+            return [attempt(self.work, unit) for unit in units]
+        self._answers = Answers(self.connection, self.sql, self.now)
+        self._answers.load(unit.answer for unit in units if unit.answer is not None)
+        return [self._run_once(unit, self._answers) for unit in units]
+
+    def _run_once(self, unit: Unit[Any], answers: Answers) -> Done[Any] | Failed:
+        """Run a unit, unless its call has been answered already."""
+        if unit.answer is None:
+            return attempt(self.work, unit)
+        try:
+            earlier = answers.earlier(unit.answer)
+        except Refused as error:
+            return Failed(error)
+        if earlier is not None:
+            return Done(earlier)
+        outcome = attempt(self.work, unit)
+        if isinstance(outcome, Failed):
+            return outcome
+        answers.add(unit.answer, outcome.value)
+        return Done(unit.answer)
 
     def flush(self) -> Flushed:
-        """Save what the units did."""
-        return Flushed() if self._work is None else self._work.flush()
+        """Save what the units did, and their answers."""
+        flushed = Flushed() if self._work is None else self._work.flush()
+        if self._answers is not None:
+            self._answers.save()
+        return flushed
 
 
 class Writer:
@@ -129,8 +160,35 @@ class Writer:
         It is run again, from the beginning, when somebody else changed what it had loaded. Raises what the
         command raises; `Unavailable` when too many are waiting.
         """
+        check_unasked()
         unit = Unit(lambda work: command(work, *args, **kwargs), Origin(self._current_trace()))
         return await self.run_unit(unit, command)
+
+    async def answer(
+        self,
+        make: Callable[[R], M],
+        command: Callable[Concatenate[UnitOfWork, P], R],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> M:
+        """Run a command as `run` does, and return the call's answer, which `make` makes from what it returned.
+
+        That happens in the command's transaction, after all is saved, so that the answer is kept with the effects if
+        the caller sent an idempotency key: `make` does no I/O. A call that was answered already with that key gets
+        that answer again, and the command does not run. For methods whose contract says `keeps_answer`, once a call;
+        they return the very message. Raises what `run`, and what `make`, raises; `Refused` for a key that another
+        request had.
+        """
+        context = contextvars.copy_context()
+        answer = expect(lambda value: context.run(make, value))
+        unit: Unit[Any] = Unit(
+            lambda work: command(work, *args, **kwargs), Origin(self._current_trace()), answer=answer
+        )
+        given: Answer[M] = await self.run_unit(unit, command)
+        assert given.message is not None, "made before the commit"
+        answer.message = given.message
+        return given.message
 
     async def run_unit(self, unit: Unit[R], name: object = None) -> R:
         """Run one unit as `run` does; for a caller that knows its loads or its origin.
@@ -177,7 +235,7 @@ class Writer:
         self._disconnect()
 
     def _run_commands(self, commands: list[_Command], tries: int = 1) -> None:
-        units = [Unit(_in_context(c), c.unit.origin, c.unit.loads) for c in commands]
+        units = [Unit(_in_context(c), c.unit.origin, c.unit.loads, c.unit.answer) for c in commands]
         try:
             names = [command.name for command in commands]
             outcomes, flushed = self._in_transaction(lambda transaction: transaction.run(units), names)

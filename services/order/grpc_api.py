@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING
 
 from commerce.order.v1 import order_service_pb2 as api
 from commerce.order.v1.order_service_pb2_grpc import OrderServiceServicer
 from services.order import commands, domain, queries, store
 from services.order.domain import MAX_NOTE, State
-from weft import timestamp
+from weft import pages, timestamp
 from weft.domain import InvalidInput, PermissionDenied, Unavailable, Violation, check_id, new_id, text_violations
 from weft.identity import caller
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from services.order.domain import Order
     from weft import Changes, Reader, Watch, Writer
 
+_POSITION = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _LOOK_AGAIN = 1.0
 """Seconds after which a watched order is read again: another instance may have changed it."""
 
@@ -59,7 +61,8 @@ class OrderApi(OrderServiceServicer):
         user_id = caller().subject
         products = await self._catalogue.find([line.sku for line in request.lines])
         lines = domain.price_lines(request.lines, products)
-        order = await self._writer.run(
+        return await self._writer.answer(
+            _created,
             commands.place_order,
             new_id(),
             user_id,
@@ -68,7 +71,6 @@ class OrderApi(OrderServiceServicer):
             payment_token=request.payment_token,
             patience=self._patience,
         )
-        return api.CreateOrderResponse(order=_message(order))
 
     async def GetOrder(
         self,
@@ -85,8 +87,7 @@ class OrderApi(OrderServiceServicer):
     ) -> api.ListOrdersResponse:
         page, token = await self._reader.run(
             queries.list_orders,
-            request.page_size,
-            request.page_token,
+            pages.PageRequest.of(request),
             user_id=_whose(request),
             state=_state(request.state),
             unfinished_since=_unfinished_since(request, self._writer.clock.now()),
@@ -101,8 +102,7 @@ class OrderApi(OrderServiceServicer):
         order_id = check_id("order_id", request.order_id)
         if wrong := _note_violations(request.operator_note):
             raise InvalidInput(*wrong)
-        order = await self._writer.run(commands.cancel_order, order_id, caller(), request.operator_note)
-        return api.CancelOrderResponse(order=_message(order))
+        return await self._writer.answer(_cancelled, commands.cancel_order, order_id, caller(), request.operator_note)
 
     async def WatchOrder(
         self,
@@ -110,14 +110,15 @@ class OrderApi(OrderServiceServicer):
         context: ServicerContext[api.WatchOrderRequest, api.WatchOrderResponse],
     ) -> AsyncIterator[api.WatchOrderResponse]:
         order_id = check_id("order_id", request.order_id)
+        seen = _version_at(request.after_position)
         watcher = caller()
-        sent = None
         with self._changes.watch(store.orders, order_id) as watch:
             while True:
                 order = await self._reader.look_up(queries.get_order, order_id, watcher)
-                if order.version != sent:
-                    yield api.WatchOrderResponse(order=_message(order))
-                    sent = order.version
+                # What is read here may be behind what another instance showed the watcher.
+                if order.version > seen:
+                    yield api.WatchOrderResponse(order=_message(order), position=str(order.version))
+                    seen = order.version
                 if order.ended:
                     return
                 await self._wait(watch)
@@ -132,6 +133,15 @@ class OrderApi(OrderServiceServicer):
                 one.cancel()
         if self._draining.is_set():
             raise Unavailable("the service is stopping; watch again")
+
+
+def _version_at(position: str) -> int:
+    """Return the version of an order that a watcher has seen; 0 for none. Raises `InvalidInput`."""
+    if not position:
+        return 0
+    if not _POSITION.fullmatch(position):
+        raise InvalidInput(Violation("after_position", "is no position that a watch has told"))
+    return int(position)
 
 
 def _note_violations(note: str) -> Sequence[Violation]:
@@ -169,6 +179,14 @@ def _unfinished_since(request: api.ListOrdersRequest, now: datetime) -> datetime
     if since is None or since > now:
         raise InvalidInput(Violation("unfinished_for", "must be 0 s or more, and at most some centuries"))
     return since
+
+
+def _created(order: Order) -> api.CreateOrderResponse:
+    return api.CreateOrderResponse(order=_message(order))
+
+
+def _cancelled(order: Order) -> api.CancelOrderResponse:
+    return api.CancelOrderResponse(order=_message(order))
 
 
 def _message(order: Order) -> api.Order:

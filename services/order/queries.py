@@ -32,8 +32,7 @@ def get_order(connection: Connection, order_id: str, caller: Caller) -> Order:
 
 def list_orders(
     connection: Connection,
-    page_size: int,
-    page_token: str,
+    wanted: pages.PageRequest,
     *,
     user_id: str = "",
     state: State | None = None,
@@ -43,18 +42,18 @@ def list_orders(
 
     `unfinished_since` lets through what waits for a decision, and has done so since then. Raises `InvalidInput`.
     """
-    size = pages.size_of(page_size)
-    query = _orders.select().order_by(_orders.c.order_id.desc()).limit(size + 1)
+    listing = pages.listing(connection, wanted)
+    query = _orders.select().order_by(_orders.c.order_id.desc()).limit(listing.size + 1)
     if user_id:
         query = query.where(_orders.c.user_id == user_id)
     if state is not None:
         query = query.where(_orders.c.state == state.value)
     if unfinished_since is not None:
         query = query.where(_orders.c.state.in_(UNFINISHED), _orders.c.update_time <= micros(unfinished_since))
-    if position := pages.position_of(page_token, str):
+    if position := listing.position(str):
         query = query.where(_orders.c.order_id < position[0])
     orders = store.orders.from_rows(connection.execute(query))
-    return pages.cut(orders, size, lambda order: (order.order_id,))
+    return listing.cut(orders, lambda order: (order.order_id,))
 
 
 def remembered_products(connection: Connection, skus: Iterable[str]) -> dict[str, ProductCopy]:

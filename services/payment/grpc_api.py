@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from commerce.payment.v1 import payment_service_pb2 as api
 from commerce.payment.v1.payment_service_pb2_grpc import PaymentServiceServicer
 from services.payment import queries
-from weft import timestamp
+from weft import pages, timestamp
 from weft.identity import caller
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PaymentApi(PaymentServiceServicer):
         request: api.ListPaymentsRequest,
         context: ServicerContext[api.ListPaymentsRequest, api.ListPaymentsResponse],
     ) -> api.ListPaymentsResponse:
-        page, token = await self._reader.run(queries.list_payments, request.page_size, request.page_token)
+        page, token = await self._reader.run(queries.list_payments, pages.PageRequest.of(request))
         return api.ListPaymentsResponse(payments=map(_message, page), next_page_token=token)
 
 

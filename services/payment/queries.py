@@ -39,17 +39,17 @@ def get_payment(connection: Connection, order_id: str, caller: Caller) -> KeptPa
     return found[0]
 
 
-def list_payments(connection: Connection, page_size: int, page_token: str) -> tuple[list[KeptPayment], str]:
+def list_payments(connection: Connection, wanted: pages.PageRequest) -> tuple[list[KeptPayment], str]:
     """Return a page of payments, newest first, and the token of the next page. Raises `InvalidInput`."""
-    size = pages.size_of(page_size)
-    after = pages.position_of(page_token, int, str)
+    listing = pages.listing(connection, wanted)
+    after = listing.position(int, str)
     place = (_events.c.time, _events.c.order_id)
     # A literal, because the index of the first events is used for no other wording.
     query = select(*place).where(_events.c.version == literal_column("1"))
     if after is not None:
         query = query.where(tuple_(*place) < after)
-    query = query.order_by(*(column.desc() for column in place)).limit(size + 1)
-    rows, next_page_token = pages.cut(connection.execute(query).all(), size, lambda row: (row.time, row.order_id))
+    query = query.order_by(*(column.desc() for column in place)).limit(listing.size + 1)
+    rows, next_page_token = listing.cut(connection.execute(query).all(), lambda row: (row.time, row.order_id))
     return _replay(connection, [row.order_id for row in rows]), next_page_token
 
 

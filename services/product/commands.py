@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.product import store
 from services.product.domain import Product
-from weft.domain import AlreadyExists, NotFound
+from weft.domain import AlreadyExists, NotFound, Outdated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,10 +28,15 @@ def create_product(
     return product
 
 
-def update_product(work: UnitOfWork, sku: str, changes: Mapping[str, Any]) -> Product:
-    """Set fields, by `Product.change`'s names, to new values. Raises `NotFound` and `InvalidInput`."""
+def update_product(work: UnitOfWork, sku: str, changes: Mapping[str, Any], etag: str = "") -> Product:
+    """Set fields, by `Product.change`'s names, to new values, if the product still has the `etag` that is given.
+
+    Raises `NotFound`, `Outdated` and `InvalidInput`.
+    """
     product = work.get(store.products, sku)
     if product is None:
         raise NotFound("product", sku)
+    if etag and etag != product.etag:
+        raise Outdated("product", sku)
     product.change(now=work.now, **changes)
     return product

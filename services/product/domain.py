@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from commerce.product.v1.product_events_pb2 import ProductCreated, ProductUpdated
-from weft.domain import Aggregate, InvalidInput, Money, Violation, id_violations, text_violations
+from weft.domain import Aggregate, InvalidInput, Money, Violation, etag_of, id_violations, text_violations
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,6 +42,11 @@ class Product(Aggregate):
         self.revision = revision
         self.create_time = create_time
         self.update_time = update_time
+
+    @property
+    def etag(self) -> str:
+        """What tells whether it has changed."""
+        return etag_of(self.sku, self.revision)
 
     @classmethod
     def create(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from commerce.product.v1 import product_service_pb2 as api
 from commerce.product.v1.product_service_pb2_grpc import ProductServiceServicer
 from services.product import commands, queries
-from weft import timestamp
+from weft import pages, timestamp
 from weft.domain import InvalidInput, Violation, id_violations
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _CHANGEABLE = ("title", "description", "price", "active")
 _WITH_PRESENCE = ("price", "active")
+_CONDITION = "etag"
+"""Which a mask made of all that a client sent names too; it changes nothing."""
 
 
 class ProductApi(ProductServiceServicer):
@@ -50,7 +52,8 @@ class ProductApi(ProductServiceServicer):
         request: api.UpdateProductRequest,
         context: ServicerContext[api.UpdateProductRequest, api.UpdateProductResponse],
     ) -> api.UpdateProductResponse:
-        product = await self._writer.run(commands.update_product, request.product.sku, _changes(request))
+        asked = request.product
+        product = await self._writer.run(commands.update_product, asked.sku, _changes(request), asked.etag)
         return api.UpdateProductResponse(product=_message(product))
 
     async def GetProduct(
@@ -74,7 +77,7 @@ class ProductApi(ProductServiceServicer):
         request: api.ListProductsRequest,
         context: ServicerContext[api.ListProductsRequest, api.ListProductsResponse],
     ) -> api.ListProductsResponse:
-        page, token = await self._reader.run(queries.list_products, request.page_size, request.page_token)
+        page, token = await self._reader.run(queries.list_products, pages.PageRequest.of(request))
         return api.ListProductsResponse(products=map(_message, page), next_page_token=token)
 
 
@@ -85,7 +88,8 @@ def _changes(request: api.UpdateProductRequest) -> dict[str, Any]:
     wrong += _mask_violations(request)
     if wrong:
         raise InvalidInput(*wrong)
-    return {name: getattr(product, name) for name in request.update_mask.paths or _set_fields(product)}
+    named = request.update_mask.paths or [field.name for field, _ in product.ListFields()]
+    return {name: getattr(product, name) for name in named if name in _CHANGEABLE}
 
 
 def _mask_violations(request: api.UpdateProductRequest) -> Iterator[Violation]:
@@ -93,14 +97,10 @@ def _mask_violations(request: api.UpdateProductRequest) -> Iterator[Violation]:
     for path in request.update_mask.paths:
         if path == "sku":
             yield Violation("update_mask", "names sku, which never changes")
-        elif path not in _CHANGEABLE:
+        elif path not in (*_CHANGEABLE, _CONDITION):
             yield Violation("update_mask", f"names {path!r}; it may name {allowed}")
         elif path in _WITH_PRESENCE and not request.product.HasField(path):  # type: ignore[arg-type]
             yield Violation(f"product.{path}", "must be set, as update_mask names it")
-
-
-def _set_fields(product: api.Product) -> list[str]:
-    return [field.name for field, _ in product.ListFields() if field.name in _CHANGEABLE]
 
 
 def _message(product: Product) -> api.Product:
@@ -113,4 +113,5 @@ def _message(product: Product) -> api.Product:
         revision=product.revision,
         create_time=timestamp(product.create_time),
         update_time=timestamp(product.update_time),
+        etag=product.etag,
     )

@@ -38,14 +38,14 @@ def get_products(connection: Connection, skus: Sequence[str]) -> Sequence[Produc
     return store.products.from_rows(rows)
 
 
-def list_products(connection: Connection, page_size: int, page_token: str) -> tuple[Sequence[Product], str]:
+def list_products(connection: Connection, wanted: pages.PageRequest) -> tuple[Sequence[Product], str]:
     """Return a page of the catalogue by sku, and the next page's token. Raises `InvalidInput`."""
-    size = pages.size_of(page_size)
-    query = _products.select().order_by(_products.c.sku).limit(size + 1)
-    if position := pages.position_of(page_token, str):
+    listing = pages.listing(connection, wanted)
+    query = _products.select().order_by(_products.c.sku).limit(listing.size + 1)
+    if position := listing.position(str):
         query = query.where(_products.c.sku > position[0])
     products = store.products.from_rows(connection.execute(query))
-    return pages.cut(products, size, lambda product: (product.sku,))
+    return listing.cut(products, lambda product: (product.sku,))
 
 
 def _check_skus(skus: Mapping[str, str]) -> None:

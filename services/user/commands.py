@@ -9,7 +9,7 @@ from services.user import queries, store
 from services.user.domain import Role, Session, SignInAttempts, User, hash_email
 from services.user.keys import signing_one
 from services.user.tokens import hash_token, new_refresh_token, new_session_id, session_in
-from weft.domain import AlreadyExists, NotFound, Unauthenticated, new_id
+from weft.domain import AlreadyExists, NotFound, Outdated, Unauthenticated, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,11 +66,16 @@ def register_user(
     return user
 
 
-def update_user(work: UnitOfWork, user_id: str, caller: Caller, changes: Mapping[str, Any]) -> User:
-    """Set fields, by `User.change`'s names, to new values. Raises `NotFound` and `InvalidInput`."""
+def update_user(work: UnitOfWork, user_id: str, caller: Caller, changes: Mapping[str, Any], etag: str = "") -> User:
+    """Set fields, by `User.change`'s names, to new values, if the user still has the `etag` that is given.
+
+    Raises `NotFound`, `Outdated` and `InvalidInput`.
+    """
     user = work.get(store.users, user_id) if caller.may_see(user_id) else None
     if user is None:
         raise NotFound("user", user_id)
+    if etag and etag != user.etag:
+        raise Outdated("user", user_id)
     user.change(now=work.now, **changes)
     return user
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from email_validator import EmailNotValidError, validate_email
 
 from commerce.user.v1.user_events_pb2 import UserRegistered, UserUpdated
-from weft.domain import Aggregate, Exhausted, InvalidInput, Violation, address_violations, text_violations
+from weft.domain import Aggregate, Exhausted, InvalidInput, Violation, address_violations, etag_of, text_violations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +89,11 @@ class User(Aggregate):
         self.revision = revision
         self.create_time = create_time
         self.update_time = update_time
+
+    @property
+    def etag(self) -> str:
+        """What tells whether anything that others can see has changed."""
+        return etag_of(self.user_id, self.revision)
 
     @classmethod
     def register(

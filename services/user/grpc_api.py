@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from weft import Reader, Writer
 
 _CHANGEABLE = ("display_name", "address")
+_CONDITION = "etag"
+"""Which a mask made of all that a client sent names too; it changes nothing."""
 
 
 class UserApi(UserServiceServicer):
@@ -79,8 +81,8 @@ class UserApi(UserServiceServicer):
         request: api.UpdateUserRequest,
         context: ServicerContext[api.UpdateUserRequest, api.UpdateUserResponse],
     ) -> api.UpdateUserResponse:
-        changes = _changes(request)
-        user = await self._writer.run(commands.update_user, request.user.user_id, identity.caller(), changes)
+        asked, changes = request.user, _changes(request)
+        user = await self._writer.run(commands.update_user, asked.user_id, identity.caller(), changes, asked.etag)
         return api.UpdateUserResponse(user=_message(user))
 
     async def ChangePassword(
@@ -151,8 +153,8 @@ def _changes(request: api.UpdateUserRequest) -> dict[str, Any]:
     wrong += _mask_violations(request)
     if wrong:
         raise InvalidInput(*wrong)
-    named = request.update_mask.paths or [field.name for field, _ in user.ListFields() if field.name in _CHANGEABLE]
-    changes: dict[str, Any] = {name: getattr(user, name) for name in named}
+    named = request.update_mask.paths or [field.name for field, _ in user.ListFields()]
+    changes: dict[str, Any] = {name: getattr(user, name) for name in named if name in _CHANGEABLE}
     if "address" in changes and not user.HasField("address"):
         changes["address"] = None
     return changes
@@ -162,7 +164,7 @@ def _mask_violations(request: api.UpdateUserRequest) -> Iterator[Violation]:
     for path in request.update_mask.paths:
         if path == "user_id":
             yield Violation("update_mask", "names user_id, which never changes")
-        elif path not in _CHANGEABLE:
+        elif path not in (*_CHANGEABLE, _CONDITION):
             yield Violation("update_mask", f"names {path!r}; it may name {', '.join(_CHANGEABLE)}")
 
 
@@ -176,4 +178,5 @@ def _message(user: User) -> api.User:
         revision=user.revision,
         create_time=timestamp(user.create_time),
         update_time=timestamp(user.update_time),
+        etag=user.etag,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -25,7 +26,7 @@ from tests.component.orders import ordering
 from tests.component.support import reason, refusal, violations
 from weft import tables
 from weft.domain import new_id
-from weft.pages import token_of
+from weft.pages import PageRequest, listing
 from weft.testing import eventually
 
 if TYPE_CHECKING:
@@ -220,6 +221,9 @@ async def test_orders_that_wait_for_a_decision_are_listed_by_how_long_they_have(
     assert await listed(orders, unfinished_for=Duration(), page_size=1) == [[cancelling], [pending]]
     assert await listed(orders, unfinished_for=Duration(), state=api.ORDER_STATE_PENDING) == [[pending]]
     assert await listed(orders, unfinished_for=Duration(seconds=60)) == [[]]
+    page = await orders.stub.ListOrders(api.ListOrdersRequest(unfinished_for=Duration(), page_size=1))
+    other = api.ListOrdersRequest(unfinished_for=Duration(seconds=1), page_token=page.next_page_token)
+    assert list(violations(await refusal(orders.stub.ListOrders(other)))) == ["page_token"]
 
 
 async def listed(orders: Orders, **wanted: Any) -> list[list[str]]:
@@ -237,7 +241,6 @@ async def test_a_list_names_what_is_wrong_with_the_request(orders: Orders) -> No
         {"page_size": -1},
         {"page_size": 1001},
         {"page_token": "made-up"},
-        {"page_token": token_of(1)},
         {"user_id": "no.dots"},
         {"user_id": "nul\0"},
         {"state": 99},
@@ -250,17 +253,16 @@ async def test_a_list_names_what_is_wrong_with_the_request(orders: Orders) -> No
 
 
 async def test_every_list_reads_an_index_and_sorts_nothing(orders: Orders) -> None:
-    token = token_of(new_id())
     for filters in ({}, {"user_id": "ann"}, {"state": State.PENDING}, {"user_id": "ann", "state": State.PENDING}):
-        for page_token in ("", token):
-            plan = await orders.service.reader.run(plan_of_list, page_token, filters)
+        for first in (True, False):
+            plan = await orders.service.reader.run(plan_of_list, filters, first=first)
             assert "INDEX" in plan, plan
             assert "SORT" not in plan, plan
             assert "TEMP B-TREE" not in plan, plan
 
 
-def plan_of_list(connection: Connection, page_token: str, filters: dict[str, Any]) -> str:
-    """Return, in capitals, how the database runs the query of a list."""
+def plan_of_list(connection: Connection, filters: dict[str, Any], *, first: bool) -> str:
+    """Return, in capitals, how the database runs the query of a list: of its first page, or another one."""
     seen: list[tuple[str, Any]] = []
 
     def remember(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -270,8 +272,11 @@ def plan_of_list(connection: Connection, page_token: str, filters: dict[str, Any
     if not is_sqlite:
         # It would not use an index on so small a table.
         connection.exec_driver_sql("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
+    wanted = PageRequest.of(api.ListOrdersRequest(page_size=2))
+    if not first:
+        wanted = replace(wanted, token=listing(connection, wanted).token_of(new_id()))
     event.listen(connection, "before_cursor_execute", remember)
-    queries.list_orders(connection, 2, page_token, **filters)
+    queries.list_orders(connection, wanted, **filters)
     event.remove(connection, "before_cursor_execute", remember)
     statement, parameters = seen[-1]
     explain = "EXPLAIN QUERY PLAN" if is_sqlite else "EXPLAIN"
@@ -313,15 +318,19 @@ async def test_a_watch_that_is_given_up_leaves_nothing_behind(orders: Orders) ->
 
 
 @on_postgres_only
-async def test_a_watch_sees_what_another_instance_changes(order_settings: Settings, streams: Streams) -> None:
+async def test_a_watch_sees_what_another_instance_changes_and_goes_on_there(
+    order_settings: Settings, streams: Streams
+) -> None:
     second_settings = order_settings.model_copy(update={"instance": "2"})
     async with ordering(order_settings, streams) as first, ordering(second_settings, streams) as second:
         order_id = (await first.place()).order_id
         watching = watch(first, order_id)
-        await watching.read()
+        seen = (await watching.read()).position
+        elsewhere = second.stub.WatchOrder(api.WatchOrderRequest(order_id=order_id, after_position=seen))
         cancelled = await second.cancel(order_id)
-        assert (await watching.read()).order == cancelled
-        assert await watching.read() is grpc.aio.EOF
+        for one in (watching, elsewhere):
+            assert (await one.read()).order == cancelled
+            assert await one.read() is grpc.aio.EOF
 
 
 async def test_a_watch_is_told_to_come_back_when_the_service_stops(

@@ -19,7 +19,7 @@ from services.product.settings import Settings
 from tests.component.support import calling, count, reason, refusal, running, violations
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from commerce.product.v1.product_service_pb2_grpc import ProductServiceAsyncStub
     from tests.component.support import NewDatabase, Streams
@@ -72,6 +72,9 @@ class Catalogue:
         product = api.Product(sku=sku, **changes)
         request = api.UpdateProductRequest(product=product, update_mask=FieldMask(paths=mask))
         return (await self.stub.UpdateProduct(request)).product
+
+    async def list(self, **wanted: Any) -> Sequence[api.Product]:
+        return (await self.stub.ListProducts(api.ListProductsRequest(**wanted))).products
 
     async def get(self, sku: str) -> api.Product:
         return (await self.stub.GetProduct(api.GetProductRequest(sku=sku))).product
@@ -170,6 +173,23 @@ async def test_an_update_with_wrong_fields_is_refused_and_nothing_is_written(cat
     assert await count(catalogue.service, "outbox") == 1
 
 
+async def test_an_update_with_an_etag_is_made_only_if_it_is_still_the_products(catalogue: Catalogue) -> None:
+    created = await catalogue.create("mug", etag="ignored")
+    changed = await catalogue.update("title", "etag", title="Cup", etag=created.etag)
+    assert (changed.title, len({"ignored", "", created.etag, changed.etag})) == ("Cup", 4)
+    assert [one.etag for one in await catalogue.list()] == [changed.etag]
+    error = await refusal(catalogue.update(title="Jug", etag=created.etag))
+    assert (error.code(), reason(error)) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    assert await catalogue.get("mug") == changed
+
+
+async def test_of_two_updates_with_one_etag_one_is_made(catalogue: Catalogue) -> None:
+    etag = (await catalogue.create("mug")).etag
+    tries = (catalogue.update(title=title, etag=etag) for title in ("Cup", "Jug", "Pot"))
+    made = [one for one in await asyncio.gather(*tries, return_exceptions=True) if isinstance(one, api.Product)]
+    assert [await catalogue.get("mug")] == made
+
+
 async def test_updates_at_once_all_count(catalogue: Catalogue) -> None:
     await catalogue.create("mug")
     prices = [Money(currency_code="EUR", units=100 + n) for n in range(10)]
@@ -231,6 +251,10 @@ async def test_a_list_names_what_is_wrong_with_its_page(catalogue: Catalogue) ->
 
 async def test_a_restarted_product_has_what_it_had(settings: Settings) -> None:
     async with running(build(settings)) as service, calling(service) as channel:
-        created = await Catalogue(service, ProductServiceStub(channel)).create("mug")
+        catalogue = Catalogue(service, ProductServiceStub(channel))
+        created = [await catalogue.create(sku) for sku in ("cup", "mug")]
+        page = await catalogue.stub.ListProducts(api.ListProductsRequest(page_size=1))
     async with running(build(settings)) as service, calling(service) as channel:
-        assert await Catalogue(service, ProductServiceStub(channel)).get("mug") == created
+        catalogue = Catalogue(service, ProductServiceStub(channel))
+        assert await catalogue.get("cup") == created[0]
+        assert await catalogue.list(page_token=page.next_page_token) == created[1:]

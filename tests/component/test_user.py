@@ -126,6 +126,19 @@ async def test_one_sees_and_changes_oneself(users: Users, streams: Streams) -> N
     assert (gone.HasField("address"), gone.display_name, gone.revision) == (False, "ann", 4)
 
 
+async def test_a_change_with_an_etag_is_made_only_if_it_is_still_the_users(users: Users) -> None:
+    user = await users.register()
+    session = await users.sign_in()
+    changed = await users.update(session, "display_name", "etag", display_name="Ann", etag=user.etag)
+    assert (changed.display_name, len({"", user.etag, changed.etag})) == ("Ann", 3)
+    await users.change_password(session, PASSWORD, "battery staple")
+    session = await users.sign_in(password="battery staple")
+    assert (await users.get(session)).etag == changed.etag
+    error = await refusal(users.update(session, display_name="Bob", etag=user.etag))
+    assert (error.code(), reason(error)) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    assert await users.get(session) == changed
+
+
 async def test_a_change_to_the_same_publishes_nothing(users: Users) -> None:
     user = await users.register(address=BERN)
     session = await users.sign_in()

@@ -318,7 +318,8 @@ def test_a_migration_that_fails_half_way_changes_nothing(database_url: str, tmp_
 @on_postgres
 async def test_instances_that_start_together_migrate_once(database_url: str) -> None:
     await asyncio.gather(*(asyncio.to_thread(migrated, database_url) for _ in range(4)))
-    assert Rows(database_url)("SELECT version_num FROM weft_schema") == [("0002",)]
+    newest = max(script.stem for script in (ROOT / "weft/migrations").glob("*.py"))[:4]
+    assert Rows(database_url)("SELECT version_num FROM weft_schema") == [(newest,)]
 
 
 @pytest.mark.parametrize("service", TABLES)

@@ -482,6 +482,66 @@ _ALL = (
         ),
     ),
     Mutant(
+        "answer outside the transaction",
+        "the effect of a call is saved before the answer that is kept of it, so a repeat may have it again",
+        (
+            Edit(
+                "weft/writer.py",
+                "            self._answers.save()\n",
+                '            self.connection.exec_driver_sql("COMMIT")\n'
+                '            self.connection.exec_driver_sql("BEGIN")\n'
+                "            self._answers.save()\n",
+            ),
+        ),
+        (
+            Catch(
+                f"{_CHASSIS}/test_answers.py::"
+                "test_an_answer_that_cannot_be_made_takes_its_effect_back_and_costs_nobody_else_theirs",
+                "its effect is taken back",
+            ),
+            Catch(
+                "tests/component/test_order_repeats.py::"
+                "test_an_order_whose_answer_was_lost_with_the_process_is_placed_once",
+                "{'orders': 2,",
+            ),
+        ),
+    ),
+    Mutant(
+        "idempotency key without its user",
+        "a user who chooses the key of another one's call gets the answer to that",
+        (
+            Edit(
+                "weft/idempotency.py",
+                "Place(identity.caller().subject, method, key)",
+                'Place("", method, key)',
+            ),
+        ),
+        (
+            Catch(
+                f"{_CHASSIS}/test_answers.py::test_a_key_counts_for_one_user_and_one_method",
+                "== ['1/1', '2/2', '3']",
+            ),
+        ),
+    ),
+    Mutant(
+        "repeat that is not found in the transaction",
+        "calls with one key that are under way at once all have their effect, or fail",
+        (
+            Edit(
+                "weft/writer.py",
+                "        if earlier is not None:\n",
+                "        if earlier is not None and False:\n",
+            ),
+        ),
+        (
+            Catch(
+                f"{_CHASSIS}/test_answers.py::"
+                "test_of_many_calls_at_once_with_one_key_one_has_an_effect_and_all_the_same_answer",
+                "== {'1/1'}",
+            ),
+        ),
+    ),
+    Mutant(
         "signature not verified",
         "anybody may act as anybody",
         (
