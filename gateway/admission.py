@@ -1,22 +1,89 @@
-"""Who is let in: what is looked at before a request is read."""
+"""Who is let in: what is looked at before a request is read.
+
+First how much its address asks, then its token, then how much its user asks: so that whoever guesses, or sends what is
+no token, has no more of it than of all else. The services verify tokens again: the gateway keeps from them what is
+refused anyway.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+
+from gateway.errors import Refusal, refusal
+from gateway.rates import told, too_many
+from weft.domain import PermissionDenied, Unauthenticated, Unavailable, WeftError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from uvicorn._types import HTTPScope
 
+    from gateway.addresses import Addresses
     from gateway.answers import Header
+    from gateway.rates import Limit, Share
     from gateway.requests import Headers
     from gateway.routes import Route
+    from weft.access import Door
+    from weft.identity import Caller
+
+_DOMAIN = "weft"
+"""The gateway refuses in the words in which the services would."""
+
+
+class Rates(NamedTuple):
+    """How much may be asked; None is as much as they like."""
+
+    address: Limit | None = None
+    user: Limit | None = None
 
 
 class Admission:
     """Lets requests in, or not."""
 
+    def __init__(self, doors: Mapping[str, Door], addresses: Addresses, rates: Rates) -> None:
+        """`doors` are by the rpc, `pkg.v1.Service/Method`; where there is none, no token is looked at."""
+        self._doors = doors
+        self._addresses = addresses
+        self._rates = rates
+
     async def admit(self, route: Route, headers: Headers, scope: HTTPScope) -> Sequence[Header]:
-        """Return what the answer's headers are to tell besides. Raises `Refusal`."""
-        return ()
+        """Return what the answer's headers are to tell besides. Raises `Refusal`: 401, 403, 429, 503."""
+        shares: list[Share] = []
+        if self._rates.address is not None and (address := self._addresses.of(scope)):
+            _charge(shares, self._rates.address, address)
+        if (door := self._doors.get(route.rpc)) is not None:
+            caller = await _let_in(door, headers.authorization, shares)
+            if caller is not None and self._rates.user is not None:
+                _charge(shares, self._rates.user, caller.subject)
+        return told(shares)
+
+
+def _charge(shares: list[Share], limit: Limit, key: str) -> None:
+    share = limit.take(key)
+    shares.append(share)
+    if share.spent:
+        raise too_many(shares)
+
+
+async def _let_in(door: Door, authorization: str, shares: Sequence[Share]) -> Caller | None:
+    try:
+        return await door.admit(authorization)
+    except WeftError as error:
+        raise _refused(error, told(shares)) from error
+
+
+def _refused(error: WeftError, headers: Sequence[Header]) -> Refusal:
+    message = str(error)
+    match error:
+        case Unauthenticated():
+            code = grpc.StatusCode.UNAUTHENTICATED
+            return refusal(401, code, error.reason, message, headers=headers, domain=_DOMAIN)
+        case PermissionDenied():
+            code = grpc.StatusCode.PERMISSION_DENIED
+            return refusal(403, code, error.slug, message, headers=headers, domain=_DOMAIN)
+        case Unavailable():
+            code = grpc.StatusCode.UNAVAILABLE
+            return refusal(503, code, error.slug, message, headers=headers, domain=_DOMAIN)
+    raise error

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.message import DecodeError
+from google.rpc.code_pb2 import Code
 
-from gateway.answers import BASE_HEADERS, Response
+from gateway.answers import BASE_HEADERS, CutOff, Response, Streamed, send_parts, send_whole
+from gateway.compression import compressed
 from gateway.errors import (
-    HTTP_STATUS,
     ErrorWriter,
     Refusal,
     error_id_of,
     headers_of,
+    http_status_of,
     internal,
     invalid,
     refusal,
@@ -26,24 +28,26 @@ from gateway.errors import (
     retry_later,
     status_of,
 )
+from gateway.query_token import moved
 from gateway.records import NOBODY_LISTENS, Metrics, Record
-from gateway.requests import Headers
+from gateway.requests import NONE, Headers, header
 from gateway.router import Found
+from gateway.streams import Stream, is_passing
 from weft.domain import new_id
 from weft.tracing import SpanKind, TraceContext
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from google.rpc.status_pb2 import Status
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
     from gateway.admission import Admission
     from gateway.answers import Header
-    from gateway.mapping import Mapping
+    from gateway.mapping import Mapping as Binding
     from gateway.pages import Page, Pages
     from gateway.router import Router
     from gateway.routes import Route
+    from gateway.streams import Streams
     from weft import Tracing
 
 
@@ -59,11 +63,20 @@ class App:
         *,
         tracing: Tracing,
         metrics: Metrics,
+        streams: Streams,
         timeout: float,
         max_timeout: float,
+        stream_timeout: float,
+        idle: float,
         max_calls: int,
+        passed: Mapping[bytes, str] = NONE,
+        gzip: bool = False,
     ) -> None:
-        """Times are in seconds; `max_calls` is how many may be in progress at once."""
+        """Times are in seconds: of calls, of streams, and in which a client must take the next part of a stream.
+
+        `max_calls` is how many may be in progress at once, streams among them.
+        `passed` are headers that pass on besides, by the names of the metadata that they become.
+        """
         self.closing = False
         """Set when the gateway stops: then each answer is the last one of its connection."""
         self.arrived = 0
@@ -74,10 +87,15 @@ class App:
         self._errors = errors
         self._tracing = tracing
         self._metrics = metrics
+        self._streams = streams
         self._timeout = timeout
         self._max_timeout = max_timeout
+        self._stream_timeout = stream_timeout
+        self._idle = idle
         self._max_calls = max_calls
         self._calls = 0
+        self._passed = passed
+        self._gzip = gzip
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve one request."""
@@ -87,38 +105,46 @@ class App:
         record = Record(scope)
         try:
             try:
-                response = await self._respond(scope, record, receive)
+                await self._respond(scope, record, receive, send)
             except asyncio.CancelledError:
                 if not self.closing:
                     raise
+                if record.status != NOBODY_LISTENS:
+                    raise CutOff from None
                 message = "the gateway stops, and this took too long: try again"
-                response = self._refused(record, retry_later("STOPPING", message))
-            record.status = response.status
-            await _send(send, response, last=self.closing)
+                await self._send(scope, record, send, self._refused(record, retry_later("STOPPING", message)))
         except (asyncio.CancelledError, _Gone):
             record.status = NOBODY_LISTENS
         finally:
             record.tell(self._metrics)
 
-    async def _respond(self, scope: HTTPScope, record: Record, receive: ASGIReceiveCallable) -> Response:
+    async def _respond(
+        self, scope: HTTPScope, record: Record, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
         try:
             found = self._find(scope)
             if not isinstance(found, Found):
-                return await found(scope)
+                return await self._send(scope, record, send, await found(scope))
             route = record.route = found.route
-            headers = Headers(scope["headers"])
+            if route.streaming is not None and route.streaming.takes_token:
+                scope = moved(scope)
+            headers = Headers(scope["headers"], self._passed)
         except Refusal as error:
-            return self._refused(record, error)
+            return await self._send(scope, record, send, self._refused(record, error))
+        record.request_id = headers.request_id
         record.token_sent = headers.has_token
+        record.guarded = headers.if_match is not None
         caller = TraceContext.of(headers.traceparent, headers.tracestate)
         with self._tracing.span(
             route.span, kind=SpanKind.SERVER, attributes=route.attributes, parent=caller, reports=False
         ) as span:
             record.place = self._tracing.current()
-            response = await self._answer(scope, record, found, headers, receive)
-            if span.is_recording():
-                record.finish(span, response.status)
-        return response
+            try:
+                response = await self._answer(scope, record, found, headers, receive)
+                await self._send(scope, record, send, response)
+            finally:
+                if span.is_recording():
+                    record.finish(span)
 
     def _find(self, scope: HTTPScope) -> Found[Route] | Page:
         """Return the route of a request, or the page. Raises `Refusal` where there is none."""
@@ -140,36 +166,72 @@ class App:
 
     async def _answer(
         self, scope: HTTPScope, record: Record, found: Found[Route], headers: Headers, receive: ASGIReceiveCallable
-    ) -> Response:
+    ) -> Response | Streamed:
         try:
             record.told = await self._admission.admit(found.route, headers, scope)
             encoded = await self._request(scope, found, headers, receive)
-            return Response(200, [*BASE_HEADERS, *record.told], await self._call(found.route, encoded, headers))
-        except grpc.aio.AioRpcError as error:
-            return self._failed(record, found.route.mapping, error)
-        except Refusal as error:
-            return self._refused(record, error)
+            encoded = found.route.guard.fill(encoded, scope["method"], headers)
+            if found.route.streaming is not None:
+                return await self._stream(scope, record, found.route, encoded, headers)
+            return await self._call(record, found.route, encoded, headers)
         except _Gone:
             raise
         except Exception as error:
-            record.error, record.error_id = error, new_id()
-            return self._refused(record, internal(record.error_id))
+            return self._refused(record, self._explain(record, found.route.mapping, error))
 
     @staticmethod
     async def _request(scope: HTTPScope, found: Found[Route], headers: Headers, receive: ASGIReceiveCallable) -> bytes:
-        if found.route.call is None:
-            message = f"{found.route.rpc} has streams, which this gateway does not serve: call it over gRPC"
-            raise refusal(501, grpc.StatusCode.UNIMPLEMENTED, "STREAMS_NOT_SERVED", message)
+        if found.route.call is None and found.route.streaming is None:
+            message = f"{found.route.rpc} takes a stream of requests, which HTTP here cannot carry: call it over gRPC"
+            raise refusal(501, grpc.StatusCode.UNIMPLEMENTED, "CLIENT_STREAMS_NOT_SERVED", message)
         body = await _body(receive)
+        if (raw := found.route.raw_request) is not None:
+            encoded = found.route.mapping.request(found.segments, scope["query_string"], b"")
+            return raw.fill(encoded, (header(scope, b"content-type") or b"").decode("latin-1"), bytes(body))
         if body and not headers.is_json:
             message = "the body must be JSON: send it with Content-Type: application/json"
             raise refusal(415, grpc.StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_MEDIA_TYPE", message)
         return found.route.mapping.request(found.segments, scope["query_string"], body)
 
-    async def _call(self, route: Route, encoded: bytes, headers: Headers) -> bytes:
-        assert route.call is not None
-        if self._calls >= self._max_calls:
+    def _check_calls(self) -> None:
+        if self._calls + len(self._streams) >= self._max_calls:
             raise retry_later("TOO_MANY_CALLS", "too many calls are in progress: try again")
+
+    async def _stream(
+        self, scope: HTTPScope, record: Record, route: Route, encoded: bytes, headers: Headers
+    ) -> Response | Streamed:
+        """Open a stream. Raises what it fails with before its first message."""
+        streaming, resumed = route.streaming, False
+        assert streaming is not None
+        format = streaming.formats.choose(header(scope, b"accept") or b"")
+        last_id = header(scope, b"last-event-id")
+        if streaming.resume is not None:
+            encoded, resumed = streaming.resume.fill(encoded, last_id)
+        timeout = headers.timeout(self._stream_timeout, self._stream_timeout)
+
+        def call() -> grpc.aio.UnaryStreamCall[bytes, bytes]:
+            return streaming.call(encoded, timeout=timeout, metadata=headers.metadata)
+
+        def explain(error: Exception) -> Refusal:
+            told = self._explain(record, route.mapping, error)
+            record.broken = Code.Name(told.status.code)
+            return told
+
+        stream = Stream(self._streams, call, streaming.decode, format, route.span, explain)
+        opened: Response | Streamed
+        try:
+            self._check_calls()
+            opened = await self._streams.open(stream, resumed=resumed)
+        except Exception as error:
+            # A refusal would be the end of an EventSource that came back too soon.
+            if not last_id or not format.comes_back or not is_passing(error):
+                raise
+            opened = self._streams.fail(stream, error)
+        return opened._replace(headers=[*opened.headers, *record.told])
+
+    async def _call(self, record: Record, route: Route, encoded: bytes, headers: Headers) -> Response:
+        assert route.call is not None
+        self._check_calls()
         timeout = headers.timeout(self._timeout, self._max_timeout)
         self._calls += 1
         try:
@@ -177,22 +239,48 @@ class App:
         finally:
             self._calls -= 1
         try:
-            return route.encode(route.decode(reply))
+            message, raw = route.decode(reply), route.raw_reply
+            encode = route.encode if raw is None else raw.data
+            kind = BASE_HEADERS[0] if raw is None else (b"content-type", raw.content_type(message))
+            if route.tags is None:
+                return Response(200, [kind, *BASE_HEADERS[1:], *record.told], encode(message))
+            tagged = route.tags.apply(message, encode, headers.if_none_match)
+            if tagged.body is None:
+                return Response(304, [*tagged.headers, *record.told], b"")
+            return Response(200, [kind, *tagged.headers, *record.told], tagged.body)
         except (DecodeError, TypeError) as error:
             raise RuntimeError(f"the answer of {route.rpc} is not as the descriptors say") from error
 
-    def _failed(self, record: Record, mapping: Mapping, error: grpc.aio.AioRpcError) -> Response:
-        status = renamed(status_of(error), mapping.descriptor, mapping.body)
-        record.error_id = error_id_of(status)
-        record.cause = f"{error.code().name}: {error.details()}"
-        return self._written(record, HTTP_STATUS.get(status.code, 500), status)
+    def _explain(self, record: Record, mapping: Binding, error: Exception) -> Refusal:
+        """Return what a client is told of an error; the rest goes into the record."""
+        if isinstance(error, Refusal):
+            return error
+        if isinstance(error, grpc.aio.AioRpcError):
+            status = renamed(status_of(error), mapping.descriptor, mapping.body)
+            record.error_id = error_id_of(status)
+            record.cause = f"{error.code().name}: {error.details()}"
+            return Refusal(http_status_of(status, guarded=record.guarded), status)
+        record.error, record.error_id = error, new_id()
+        return internal(record.error_id)
 
     def _refused(self, record: Record, error: Refusal) -> Response:
-        return self._written(record, error.http, error.status, error.headers)
+        more = headers_of(error.status, token_sent=record.token_sent)
+        headers = [*BASE_HEADERS, *record.told, *more, *error.headers]
+        return Response(error.http, headers, self._errors.write(error.status))
 
-    def _written(self, record: Record, http: int, status: Status, more: Sequence[Header] = ()) -> Response:
-        headers = [*BASE_HEADERS, *record.told, *headers_of(status, token_sent=record.token_sent), *more]
-        return Response(http, headers, self._errors.write(status))
+    async def _send(
+        self, scope: HTTPScope, record: Record, send: ASGISendCallable, response: Response | Streamed
+    ) -> None:
+        record.status = response.status
+        if isinstance(response, Response):
+            if self._gzip:
+                response = await compressed(scope, response)
+            await send_whole(send, response, _named(record), last=self.closing)
+            return
+        try:
+            await send_parts(send, response, _named(record), head=scope["method"] == "HEAD", seconds=self._idle)
+        finally:
+            await response.parts.aclose()
 
 
 class _Gone(Exception):
@@ -212,13 +300,8 @@ async def _body(receive: ASGIReceiveCallable) -> bytes:
     raise _Gone
 
 
-async def _send(send: ASGISendCallable, response: Response, *, last: bool) -> None:
-    """Send an answer; the `last` one of its connection says so."""
-    fields = [*response.headers, (b"content-length", str(len(response.body)).encode())]
-    if last:
-        fields.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": response.status, "headers": fields, "trailers": False})
-    await send({"type": "http.response.body", "body": response.body, "more_body": False})
+def _named(record: Record) -> tuple[Header, ...]:
+    return ((b"x-request-id", record.request_id.encode()),) if record.request_id else ()
 
 
 def _wrong_method(method: str, allowed: Sequence[str]) -> Refusal:

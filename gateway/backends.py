@@ -11,7 +11,7 @@ from gateway.errors import refusal
 from weft import CannotStart, connect, logs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from google.protobuf.descriptor import ServiceDescriptor
     from google.protobuf.message import Message
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Call = Callable[..., Awaitable[bytes]]
     """Called with the encoded request, `timeout` in seconds and `metadata`; raises `AioRpcError`."""
+    StreamCall = Callable[..., grpc.aio.UnaryStreamCall[bytes, bytes]]
+    """Called as a `Call` is; what it returns is read message by message, each encoded."""
 
 
 _log = logs.logger("weft.gateway")
@@ -46,16 +48,23 @@ class Backends:
         """Return what calls a method with one request and one answer, both encoded."""
         return self._unary(service, f"/{service}/{method}")
 
-    def hosted(self, service: str, method: str, request: type[Message], field: str) -> Call:
+    def stream(self, service: str, method: str) -> StreamCall:
+        """Return what calls a method with one request and a stream of answers, all encoded."""
+        return self._stream(service, f"/{service}/{method}")
+
+    def hosted(
+        self, service: str, method: str, request: type[Message], field: str, *, streams: bool = False
+    ) -> Call | StreamCall:
         """Return what calls a method of a service that many host: at the one which `field` of the request names.
 
         It raises `Refusal` (404) for a host without a backend, which says to callers with a token what there is: it
         is the services that see whether one is good.
         """
         hosts = {host: key for key in self._targets for name, _, host in [key.partition("/")] if name == service}
-        calls = {host: self._unary(key, f"/{service}/{method}") for host, key in hosts.items()}
+        make: Callable[[str, str], Callable[..., Any]] = self._stream if streams else self._unary
+        calls = {host: make(key, f"/{service}/{method}") for host, key in hosts.items()}
 
-        def call(encoded: bytes, **options: Any) -> Awaitable[bytes]:
+        def call(encoded: bytes, **options: Any) -> Any:
             host = getattr(request.FromString(encoded), field)
             if (found := calls.get(host)) is None:
                 known = ", ".join(sorted(calls))
@@ -70,6 +79,18 @@ class Backends:
     def _unary(self, backend: str, path: str) -> Call:
         call: Call = self._channels[self._targets[backend]].unary_unary(path)
         return call
+
+    def _stream(self, backend: str, path: str) -> StreamCall:
+        call: StreamCall = self._channels[self._targets[backend]].unary_stream(path)
+        return call
+
+    def health_checks(self) -> Iterator[tuple[Call, list[str]]]:
+        """Give, for each address, what asks the standard health service there, and the names of its backends."""
+        by_target: dict[str, list[str]] = {}
+        for backend, target in self._targets.items():
+            by_target.setdefault(target, []).append(backend)
+        for behind in by_target.values():
+            yield self._unary(behind[0], "/grpc.health.v1.Health/Check"), behind
 
     async def close(self) -> None:
         """Close the channels."""

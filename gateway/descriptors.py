@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from google.api import annotations_pb2
 from google.protobuf import any_pb2, descriptor_pool, duration_pb2, message_factory
@@ -11,6 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from gateway.comments import comments_of
 from weft import CannotStart
 from weftapi.v1 import annotations_pb2 as weft_annotations
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from google.api.http_pb2 import HttpRule
     from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
     from google.protobuf.message import Message
+
+    from weftapi.v1.annotations_pb2 import Access
 
 _FOR_ERRORS = (error_details_pb2.DESCRIPTOR, status_pb2.DESCRIPTOR)
 """Files that errors need, and that contracts seldom import."""
@@ -33,6 +36,8 @@ class Method:
 
     descriptor: MethodDescriptor
     rule: HttpRule | None
+    access: Access.ValueType = weft_annotations.ACCESS_UNSPECIFIED
+    """Who may call it, as the contract says."""
 
     @property
     def name(self) -> str:
@@ -50,13 +55,16 @@ class Contract:
         """The methods of each service, by its full name."""
         self.hosted_by: dict[str, str] = {}
         """Of each service that many servers host, the field of its requests that says which."""
+        self.comments = comments_of(files.file)
+        """What its comments say, by the full names of what they are about."""
         self._add_all(files)
         for file in files.file:
             for service in file.service:
                 found = self.pool.FindServiceByName(f"{file.package}.{service.name}".lstrip("."))
                 rules = {method.name: method.options for method in service.method}
                 self.methods[found.full_name] = [
-                    Method(method, _rule_of(rules[method.name])) for method in found.methods
+                    Method(method, _rule_of(rules[method.name]), _access_of(rules[method.name]))
+                    for method in found.methods
                 ]
                 if field := _host_field_of(service.options):
                     self.hosted_by[found.full_name] = field
@@ -124,6 +132,10 @@ def _known(name: str) -> FileDescriptorProto:
 def _rule_of(options: Any) -> HttpRule | None:
     extension = annotations_pb2.http
     return options.Extensions[extension] if options.HasExtension(extension) else None
+
+
+def _access_of(options: Any) -> Access.ValueType:
+    return cast("Access.ValueType", options.Extensions[weft_annotations.access])
 
 
 def _host_field_of(options: Any) -> str:

@@ -53,7 +53,11 @@ HTTP_STATUS = {
 }
 """HTTP status codes by the number of a google.rpc.Code, as code.proto says."""
 
-_INVALID, _LATE, _UNIMPLEMENTED, _INTERNAL, _UNAVAILABLE, _UNAUTHENTICATED = 3, 4, 12, 13, 14, 16
+_BY_REASON = {"IDEMPOTENCY_KEY_REUSED": 422, "ETAG_MISMATCH": 412}
+"""HTTP status codes of errors for which HTTP has one that says more, by the reason of their ErrorInfo."""
+
+_INVALID, _LATE, _FORBIDDEN, _UNIMPLEMENTED, _INTERNAL, _UNAVAILABLE, _UNAUTHENTICATED = 3, 4, 7, 12, 13, 14, 16
+_ABORTED = 10
 _UNTOLD = {1: "the call was cancelled", _LATE: "the deadline passed", _UNAVAILABLE: "not reachable now: try again"}
 """Codes whose message is gRPC's own where there are no details, and what is said instead."""
 _OURS = frozenset({2, _INTERNAL, 15})
@@ -71,11 +75,17 @@ class Refusal(Exception):
 
 
 def refusal(
-    http: int, code: grpc.StatusCode, reason: str, message: str, *details: Message, headers: Sequence[Header] = ()
+    http: int,
+    code: grpc.StatusCode,
+    reason: str,
+    message: str,
+    *details: Message,
+    headers: Sequence[Header] = (),
+    domain: str = DOMAIN,
 ) -> Refusal:
     """Make a refusal whose ErrorInfo has this reason."""
     status = Status(code=code.value[0], message=message)
-    for detail in (ErrorInfo(reason=reason, domain=DOMAIN), *details):
+    for detail in (ErrorInfo(reason=reason, domain=domain), *details):
         status.details.add().Pack(detail)
     return Refusal(http, status, headers)
 
@@ -119,6 +129,19 @@ def status_of(error: grpc.aio.AioRpcError) -> Status:
     if code in _UNTOLD:
         status.message = _UNTOLD[code]
     return status
+
+
+def http_status_of(status: Status, *, guarded: bool = False) -> int:
+    """Return the HTTP status code of an error: by its reason if HTTP has one for that, else by its code.
+
+    ABORTED answers a `guarded` request, one with If-Match, whose etag is not the present one (AIP-154).
+    """
+    info = ErrorInfo()
+    if any(detail.Unpack(info) for detail in status.details) and info.reason in _BY_REASON:
+        return _BY_REASON[info.reason]
+    if guarded and status.code == _ABORTED:
+        return 412
+    return HTTP_STATUS.get(status.code, 500)
 
 
 def error_id_of(status: Status) -> str:
@@ -165,6 +188,8 @@ def headers_of(status: Status, *, token_sent: bool) -> list[Header]:
         headers.append((b"retry-after", str(seconds).encode()))
     if status.code == _UNAUTHENTICATED:
         headers.append((b"www-authenticate", b'Bearer error="invalid_token"' if token_sent else b"Bearer"))
+    elif status.code == _FORBIDDEN and token_sent:
+        headers.append((b"www-authenticate", b'Bearer error="insufficient_scope"'))
     return headers
 
 

@@ -9,38 +9,35 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from gateway.admission import Admission
+from gateway.addresses import Addresses
+from gateway.admission import Admission, Rates
 from gateway.app import App
-from gateway.backends import Backends, check_hosts, service_of
-from gateway.descriptors import Contract
+from gateway.backends import Backends
+from gateway.browsers import for_pages_of, safe_headers
+from gateway.codec import Codec
 from gateway.errors import ErrorWriter
+from gateway.health import Readiness, healthz
 from gateway.http_server import HttpServer
+from gateway.openapi import describe, site
 from gateway.pages import Pages, index
-from gateway.protocol import Limits, protocol_with
+from gateway.protocol import Caps, protocol_with
+from gateway.rates import Limit
 from gateway.records import Metrics
 from gateway.routes import make_routes
-from weft import CannotStart, Tracing, logs
+from gateway.sources import open_source
+from gateway.streams import Streams
+from gateway.trust import Trust
+from weft import Tracing, logs
 from weft.ops import OpsServer
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
-
     from gateway.settings import GatewaySettings
+    from gateway.sources import Source
+    from weft.tokens import Fetch
 
 _log = logs.logger("weft.gateway")
 _LINGER = 0.5
 _MOMENT = 0.1
-_BROWSERS_MAY_SEND = (
-    "Authorization",
-    "Content-Type",
-    "Accept-Language",
-    "Grpc-Timeout",
-    "X-Request-Id",
-    "X-Request-Timeout",
-    "traceparent",
-    "tracestate",
-)
-_BROWSERS_MAY_READ = ("Allow", "Retry-After", "WWW-Authenticate")
 
 
 class Gateway:
@@ -55,25 +52,47 @@ class Gateway:
         self.ready = False
         """Whether requests are served; false again once it stops."""
         self.ops_port = 0
-        contract = Contract.load(settings.gateway_descriptors)
-        self._backends = self._connect(contract)
-        router, self.routes = make_routes(contract, map(service_of, settings.gateway_backends), self._backends)
-        self._unserved = sorted(set(contract.methods) - set(map(service_of, settings.gateway_backends)))
+        source = open_source(settings)
+        contract = source.contract
+        self._backends = Backends(
+            source.backends,
+            {name: contract.service(name) for name in source.services},
+            tracing=self.tracing,
+            timeout=settings.gateway_max_timeout,
+        )
+        codec = Codec(contract.pool, lenient=settings.gateway_lenient, omit_defaults=settings.gateway_omit_defaults)
+        router, self.routes = make_routes(contract, source.services, self._backends, codec)
+        self._unserved = sorted(set(contract.methods) - set(source.services))
         errors, counted = ErrorWriter(contract.pool), Metrics(self.metrics)
+        self._trust = Trust(settings, contract)
+        addresses = Addresses(settings.gateway_trusted_proxies)
+        self._readiness = Readiness(self._backends.health_checks(), lacks=self._lacks)
+        self._streams = Streams(
+            errors, counted, heartbeat=settings.gateway_heartbeat_seconds, most=settings.gateway_max_streams
+        )
         self._app = App(
             router,
-            Pages({"/": index(self.routes)}),
-            Admission(),
+            self._pages(source),
+            Admission(self._trust.doors, addresses, _rates(settings)),
             errors,
+            passed={name.encode(): name for name in settings.gateway_pass_headers},
+            gzip=settings.gateway_gzip,
             tracing=self.tracing,
             metrics=counted,
+            streams=self._streams,
             timeout=settings.gateway_timeout,
             max_timeout=settings.gateway_max_timeout,
+            stream_timeout=settings.gateway_stream_seconds,
+            idle=settings.gateway_idle_seconds,
             max_calls=settings.gateway_max_calls,
         )
+        methods = {route.method for route in self.routes} - {"*"}
         self._http = HttpServer(
-            self._for_browsers(self._app),
-            protocol_with(_limits(settings), errors, counted),
+            for_pages_of(self._app, settings.gateway_allow_origins, methods, settings.gateway_pass_headers),
+            protocol_with(_caps(settings), addresses, errors, counted),
+            headers=safe_headers(
+                for_others=bool(settings.gateway_allow_origins), https_seconds=settings.gateway_hsts_seconds
+            ),
             host=settings.gateway_host,
             port=settings.gateway_port,
             port_setting="WEFT_GATEWAY_PORT",
@@ -91,6 +110,9 @@ class Gateway:
         with logs.bound(service=self.name, instance=settings.instance):
             stack.push_async_callback(self.tracing.close)
             stack.push_async_callback(self._backends.close)
+            stack.push_async_callback(self._readiness.close)
+            self._trust.start()
+            stack.push_async_callback(self._trust.close)
             checks = {"started": lambda: self.ready}
             ops = OpsServer(
                 settings.gateway_host,
@@ -106,6 +128,18 @@ class Gateway:
             if self._unserved:
                 _log.info("services without a backend are not served", services=", ".join(self._unserved))
             _log.info("ready", http_port=self.port, ops_port=self.ops_port, routes=len(self.routes))
+
+    def trusts(self, fetch: Fetch) -> None:
+        """Verify tokens with the keys that `fetch` returns, if the settings do not say where they are."""
+        self._trust.fetches(fetch)
+
+    def _pages(self, source: Source) -> Pages:
+        settings = self.settings
+        document = describe(
+            source.contract, source.services, guarded=settings.gateway_auth, lenient=settings.gateway_lenient
+        )
+        own = {"/": index(self.routes), "/healthz": healthz, "/readyz": self._readiness.page}
+        return Pages(site(document, gzip=settings.gateway_gzip) | own)
 
     async def failed(self) -> None:
         """Return never; raise what ended the server, should anything."""
@@ -125,6 +159,7 @@ class Gateway:
             self._app.closing = True
             if self._http.serving is not None:
                 await self._quiet(min(_LINGER, self.settings.drain_seconds))
+                self._streams.stop()
                 await self._http.close(max(0.0, began + self.settings.drain_seconds - time.monotonic()))
             await self._closing.aclose()
             _log.info("stopped")
@@ -137,41 +172,28 @@ class Gateway:
             seen = self._app.arrived
             await asyncio.sleep(_MOMENT)
 
-    def _connect(self, contract: Contract) -> Backends:
-        settings = self.settings
-        names = dict.fromkeys(map(service_of, settings.gateway_backends))
-        for service in names:
-            if service not in contract.methods:
-                known = ", ".join(sorted(contract.methods)) or "no service at all"
-                raise CannotStart(
-                    f"WEFT_GATEWAY_BACKENDS: {service} is not in {settings.gateway_descriptors}, which has {known}"
-                )
-        check_hosts(settings.gateway_backends, contract.hosted_by)
-        services = {name: contract.service(name) for name in names}
-        return Backends(settings.gateway_backends, services, tracing=self.tracing, timeout=settings.gateway_max_timeout)
-
-    def _for_browsers(self, app: ASGI3Application) -> ASGI3Application:
-        """Let pages of other origins call, where the settings name any."""
-        if not self.settings.gateway_allow_origins:
-            return app
-        from starlette.middleware.cors import CORSMiddleware
-
-        allowing: ASGI3Application = CORSMiddleware(  # type: ignore[assignment]
-            app,  # type: ignore[arg-type]
-            allow_origins=self.settings.gateway_allow_origins,
-            allow_methods=sorted({"GET", "HEAD", *(route.method for route in self.routes)} - {"*"}),
-            allow_headers=_BROWSERS_MAY_SEND,
-            expose_headers=_BROWSERS_MAY_READ,
-        )
-        return allowing
+    def _lacks(self) -> str:
+        if not self.ready:
+            return "stopping"
+        return "no signing keys yet" if self._trust.lacks_keys else ""
 
 
-def _limits(settings: GatewaySettings) -> Limits:
-    return Limits(
+def _rates(settings: GatewaySettings) -> Rates:
+    address, user = settings.gateway_rate_per_address, settings.gateway_rate_per_user
+    return Rates(
+        Limit("address", address, settings.gateway_burst_per_address) if address else None,
+        Limit("user", user, settings.gateway_burst_per_user) if user else None,
+    )
+
+
+def _caps(settings: GatewaySettings) -> Caps:
+    return Caps(
         body=settings.gateway_max_body_bytes,
         headers=settings.gateway_max_header_bytes,
+        header_count=settings.gateway_max_headers,
         url=settings.gateway_max_url_bytes,
         connections=settings.gateway_max_connections,
+        connections_of_one=settings.gateway_max_connections_per_address,
         receive=settings.gateway_receive_seconds,
         idle=settings.gateway_idle_seconds,
     )

@@ -12,6 +12,8 @@ from weft import ports
 from weft.http_server import Server
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uvicorn._types import ASGI3Application
 
     from gateway.protocol import Protocol
@@ -21,14 +23,23 @@ class HttpServer:
     """Serves an application on one port."""
 
     def __init__(
-        self, app: ASGI3Application, protocol: type[Protocol], *, host: str, port: int, port_setting: str
+        self,
+        app: ASGI3Application,
+        protocol: type[Protocol],
+        *,
+        host: str,
+        port: int,
+        port_setting: str,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
+        """`headers` go with every answer, also with those of the protocol itself."""
         self.host = host
         self.port = port
         """The port it was told to take; once started, the one it listens on."""
         self._app = app
         self._protocol = protocol
         self._port_setting = port_setting
+        self._headers = list(headers)
         self._server: Server | None = None
         self.serving: asyncio.Task[None] | None = None
         """Ends when the server does; once started."""
@@ -45,6 +56,7 @@ class HttpServer:
             lifespan="off",
             proxy_headers=False,
             server_header=False,
+            headers=self._headers,
             ws="none",
             http=self._protocol,
             # The protocol keeps its own time, which bytes that begin no request do not reset.

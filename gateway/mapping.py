@@ -1,7 +1,8 @@
 """From an HTTP request to a request message, as one rule says: path variables, query parameters and a body.
 
 The path wins: a body or query that contradicts it is refused, and so is everything that has no place in the
-request. What an annotation cannot mean is found when the mapping is made.
+request, unless the codec is lenient with what is not known. What an annotation cannot mean is found when the mapping
+is made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from google.protobuf.message import EncodeError
 
 from gateway.codec import parse
 from gateway.errors import invalid, json_path
-from gateway.slots import NoSuchField, Slot
+from gateway.etags import ETAG, has_etag
+from gateway.slots import NoSuchField, Slot, UnknownField
 from gateway.template import decode
 from gateway.values import Wrong
 
@@ -57,6 +59,9 @@ class Mapping:
         self._mask = self._find_mask() if fills_mask else ""
         bound = {slot.path for _, slot in self._variables}
         self._unmasked = {path.removeprefix(f"{body}.") for path in bound}
+        if self._body_field is not None and self._body_field.message_type is not None:
+            # A condition, and no change (AIP-154).
+            self._unmasked |= {ETAG} if has_etag(self._body_field.message_type) else set()
         self._slot = lru_cache(maxsize=256)(self._find_slot)
 
     def request(self, segments: Sequence[str], query: bytes, body: bytes | bytearray) -> bytes:
@@ -151,13 +156,18 @@ class Mapping:
                 if (other := places.setdefault((slot.path, key), name)) != name:
                     raise Wrong(("", f"must not be there beside {other}"))
                 slot.put(message, texts, key)
+            except UnknownField as error:
+                if not self._codec.lenient:
+                    yield name[:_SHOWN], str(error)
             except (Wrong, NoSuchField) as error:
                 yield name[:_SHOWN], str(error)
 
     def _find_slot(self, name: str) -> Slot:
-        if self.body == "*":
+        if self.body == "*" and not self._codec.lenient:
             raise NoSuchField("is not known here: this method takes its fields in the body")
         slot = Slot(self.descriptor, name)
+        if self.body == "*":
+            raise NoSuchField("belongs into the body")
         if self.body and (slot.path == self.body or slot.path.startswith(f"{self.body}.")):
             raise NoSuchField("belongs into the body")
         return slot

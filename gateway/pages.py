@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     """Answers GET and HEAD."""
 
 
+_BY_ACCEPT = (b"vary", b"accept")
+
+
 class Pages:
     """Pages by their paths, as they are written on the wire."""
 
@@ -40,9 +43,16 @@ def fixed(response: Response) -> Page:
 
 
 def index(routes: Iterable[Route]) -> Page:
-    """Return the page that lists the routes."""
+    """Return the page that lists the routes; it sends people, whose browsers ask for HTML, to `/docs`."""
     listed = sorted((route.path, route.method, route.rpc) for route in routes)
     shown = [{"method": method, "path": path, "rpc": rpc} for path, method, rpc in listed]
     option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    body = orjson.dumps({"message": "REST and JSON in front of gRPC services", "routes": shown}, option=option)
-    return fixed(Response(200, BASE_HEADERS, body))
+    about = {"message": "REST and JSON in front of gRPC services", "docs": "/docs", "openapi": "/openapi.json"}
+    listing = Response(200, [*BASE_HEADERS, _BY_ACCEPT], orjson.dumps({**about, "routes": shown}, option=option))
+    docs = Response(302, [*BASE_HEADERS, _BY_ACCEPT, (b"location", b"docs")], b"")
+
+    async def page(scope: HTTPScope) -> Response:
+        wants_html = any(b"text/html" in value for name, value in scope["headers"] if name == b"accept")
+        return docs if wants_html else listing
+
+    return page

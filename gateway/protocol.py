@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import contextvars
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import grpc
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.answers import BASE_HEADERS
+from gateway.addresses import site_of
+from gateway.answers import BASE_HEADERS, CutOff
 from gateway.errors import Refusal, headers_of, refusal, retry_later
 
 if TYPE_CHECKING:
     import asyncio
 
-    from uvicorn._types import ASGI3Application
+    from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+    from gateway.addresses import Addresses
     from gateway.errors import ErrorWriter
     from gateway.records import Metrics
 
@@ -37,13 +40,16 @@ _BYTES_A_BYTE = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Caps:
     """What a client may do: sizes in bytes, times in seconds."""
 
     body: int
     headers: int
+    header_count: int
     url: int
     connections: int
+    connections_of_one: int
+    """Of one address, unless it is a trusted proxy's."""
     receive: float
     idle: float
 
@@ -51,7 +57,10 @@ class Limits:
 class Protocol(HttpToolsProtocol):
     """One connection. Made by `protocol_with`, which sets the limits."""
 
-    limits: ClassVar[Limits]
+    limits: ClassVar[Caps]
+    addresses: ClassVar[Addresses]
+    connected: ClassVar[Counter[str]]
+    """How many connections there are of each address, but for trusted proxies'."""
     errors: ClassVar[ErrorWriter]
     metrics: ClassVar[Metrics]
 
@@ -59,11 +68,15 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         # uvicorn warns of each malformed request, which any stranger can send.
         self.logger = _failures
+        # Its lines have the query, which may have a token. uvicorn asks whether anybody logs, not whether it is to.
+        self.access_log = False
         # With the ids that lines of this gateway have, and nothing that one request leaves to the next.
         self._context = contextvars.copy_context()
+        self._address = ""
         self._refused = False
         self._raw_bytes = 0
         self._header_bytes = 0
+        self._header_count = 0
         self._body_bytes = 0
         self._receiving = False
         self._in_headers = False
@@ -72,13 +85,21 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections:
+        host = self.client[0] if self.client else ""
+        self._address = "" if self.addresses.trusts(host) else site_of(host)
+        self.connected[self._address] += 1
+        if self._address and self.connected[self._address] > self.limits.connections_of_one:
+            self._refuse(retry_later("TOO_MANY_CONNECTIONS", "too many connections of this address: close some"))
+        elif len(self.connections) > self.limits.connections:
             self._refuse(retry_later("TOO_MANY_CONNECTIONS", "too many connections: try again"))
         else:
             self._arm(self.limits.receive)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self.connected[self._address] -= 1
+        if not self.connected[self._address]:
+            del self.connected[self._address]
         super().connection_lost(exc)
         for task in self._running:
             task.cancel()
@@ -107,7 +128,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._receiving = self._in_headers = True
-        self._raw_bytes = self._header_bytes = self._body_bytes = 0
+        self._raw_bytes = self._header_bytes = self._header_count = self._body_bytes = 0
         self._arm(self.limits.receive)
 
     def on_url(self, url: bytes) -> None:
@@ -117,8 +138,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value) + 4
+        self._header_count += 1
         if self._header_bytes > self.limits.headers:
             self._refuse(self._headers_too_large())
+        elif self._header_count > self.limits.header_count:
+            self._refuse(_too_large(431, "TOO_MANY_HEADERS", f"there are over {self.limits.header_count} headers"))
         elif self._in_headers:  # Trailers must not pass for headers.
             super().on_header(name, value)
 
@@ -153,10 +177,24 @@ class Protocol(HttpToolsProtocol):
             self._arm(self.limits.idle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        task = self.loop.create_task(cycle.run_asgi(app), context=self._context.copy())
+        task = self.loop.create_task(cycle.run_asgi(self._cutting(cycle, app)), context=self._context.copy())
         for tasks in (self.tasks, self._running):
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+
+    def _cutting(self, cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+        """Return an application that cuts the connection when `app` says so."""
+
+        async def serve(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            try:
+                await app(scope, receive, send)
+            except CutOff:
+                cycle.disconnected = True
+                self.transport.close()
+                self._disarm()
+                self._timer = self.loop.call_later(_LINGER, self.transport.abort)  # Should the client read no more.
+
+        return serve
 
     def _fault(self) -> Refusal | None:
         """Return what is wrong with the headers as a whole."""
@@ -243,9 +281,10 @@ class Protocol(HttpToolsProtocol):
         return b"".join((STATUS_LINE[fault.http], lines, b"\r\n", body))
 
 
-def protocol_with(limits: Limits, errors: ErrorWriter, metrics: Metrics) -> type[Protocol]:
+def protocol_with(limits: Caps, addresses: Addresses, errors: ErrorWriter, metrics: Metrics) -> type[Protocol]:
     """Return the class of connections with these limits, which write and count what they refuse themselves."""
-    return type("LimitedProtocol", (Protocol,), {"limits": limits, "errors": errors, "metrics": metrics})
+    shared = {"limits": limits, "addresses": addresses, "connected": Counter[str](), "errors": errors}
+    return type("LimitedProtocol", (Protocol,), {**shared, "metrics": metrics})
 
 
 def _bad_request(message: str) -> Refusal:

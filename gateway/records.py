@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import StatusCode
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from weft import Tracing, logs
 from weft.tracing import TraceContext
@@ -32,13 +32,16 @@ _SHOWN = 200
 
 
 class Metrics:
-    """What a gateway counts: requests by route and HTTP status, and their time."""
+    """What a gateway counts: requests by route and HTTP status, and their time; streams, and their messages."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         what = "Requests by route and HTTP status."
         self._requests = Counter("weft_gateway_requests", what, ["route", "status"], registry=registry)
         what = "How long requests took, by route."
         self._seconds = Histogram("weft_gateway_request_seconds", what, ["route"], registry=registry)
+        self._streams = Gauge("weft_gateway_streams", "Streams that are open.", registry=registry)
+        what = "Messages of streams that were sent on, by route."
+        self._messages = Counter("weft_gateway_stream_messages", what, ["route"], registry=registry)
         self._counters: dict[tuple[str, int], Any] = {}
         self._timers: dict[str, Any] = {}
 
@@ -52,6 +55,14 @@ class Metrics:
         counter.inc()
         self._timers[route].observe(seconds)
 
+    def tell_streams(self, now: int) -> None:
+        """Say how many streams are open."""
+        self._streams.set(now)
+
+    def tell_message(self, route: str) -> None:
+        """Count a message of a stream."""
+        self._messages.labels(route).inc()
+
     def tell_refused(self, status: int) -> None:
         """Count what was refused before it was a request."""
         self._requests.labels("", str(status)).inc()
@@ -60,7 +71,21 @@ class Metrics:
 class Record:
     """One request, and how it went."""
 
-    __slots__ = ("_began", "_scope", "cause", "error", "error_id", "place", "route", "status", "token_sent", "told")
+    __slots__ = (
+        "_began",
+        "_scope",
+        "broken",
+        "cause",
+        "error",
+        "error_id",
+        "guarded",
+        "place",
+        "request_id",
+        "route",
+        "status",
+        "token_sent",
+        "told",
+    )
 
     def __init__(self, scope: HTTPScope) -> None:
         self._scope = scope
@@ -69,20 +94,25 @@ class Record:
         self.place = TraceContext()
         """Where its line belongs among traces."""
         self.status = NOBODY_LISTENS
+        self.request_id = ""
         self.token_sent = False
+        self.guarded = False
+        """Whether it has an If-Match."""
         self.told: Sequence[Header] = ()
         """Headers of its answer, whatever that is."""
         self.error: Exception | None = None
         """What went wrong in the gateway itself."""
         self.error_id = ""
+        self.broken = ""
+        """The gRPC code with which its stream ended, if that was an error."""
         self.cause = ""
         """What a backend said, in words that are not for the client."""
 
-    def finish(self, span: Span, status: int) -> None:
+    def finish(self, span: Span) -> None:
         """Say in the request's span how it went."""
-        span.set_attribute("http.response.status_code", status)
-        if status >= 500:
-            span.set_attribute("error.type", str(status))
+        span.set_attribute("http.response.status_code", self.status)
+        if failed := self.broken or (str(self.status) if self.status >= 500 else ""):
+            span.set_attribute("error.type", failed)
             span.set_status(StatusCode.ERROR)
             if self.error is not None:
                 span.record_exception(self.error)
@@ -91,7 +121,7 @@ class Record:
         """Count the request and write its line: for people who look, unless it failed."""
         seconds = time.perf_counter() - self._began
         metrics.tell("" if self.route is None else self.route.span, self.status, seconds)
-        level = logging.INFO if self.status >= 500 else logging.DEBUG
+        level = logging.INFO if self.status >= 500 or self.broken else logging.DEBUG
         if self.error_id:
             level = logging.ERROR if self.error is not None else logging.WARNING
         if _levels.isEnabledFor(level):
@@ -107,4 +137,5 @@ class Record:
             facts |= {"route": self.route.span, "rpc": self.route.rpc}
         if self.error is not None:
             facts["exc_info"] = self.error
-        return facts | {name: said for name in ("cause", "error_id") if (said := getattr(self, name))}
+        names = ("broken", "cause", "error_id", "request_id")
+        return facts | {name: said for name in names if (said := getattr(self, name))}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from gateway.codec import Codec
 from gateway.descriptors import rules_of
+from gateway.etags import guard_of, tags_of
+from gateway.formats import Formats
 from gateway.mapping import CannotServe, Mapping
+from gateway.positions import Resume, position_of
+from gateway.query_token import is_free
+from gateway.raw import RawReply, RawRequest, raw_reply, raw_request
 from gateway.router import Conflict, Router
+from gateway.streams import Streaming
 from gateway.template import parse
 from weft import CannotStart
 
@@ -20,7 +25,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from gateway.backends import Backends, Call
+    from gateway.codec import Codec
     from gateway.descriptors import Contract, Method
+    from gateway.etags import Guard, Tags
 
 _STANDARD = ("get", "put", "post", "delete", "patch")
 
@@ -37,9 +44,19 @@ class Route:
     """`pkg.v1.Service/Method`."""
     mapping: Mapping
     call: Call | None
-    """None for a method with streams, which is not served."""
+    """None for a method with streams."""
     decode: Callable[[bytes], Message]
     encode: Callable[[Message], bytes]
+    streaming: Streaming | None = None
+    """How its server stream is served; None for a method without, and where the client would stream too."""
+    raw_reply: RawReply | None = None
+    """What gives the body of an answer that is no JSON; None where it is."""
+    raw_request: RawRequest | None = None
+    """What takes the body of a request that is no JSON; None where it is."""
+    tags: Tags | None = None
+    """What tags its answers; None for those that are not tagged."""
+    guard: Guard = field(kw_only=True)
+    """What keeps the conditions of its requests."""
     span: str = field(init=False)
     """What its spans are called, and its metrics."""
     attributes: dict[str, str] = field(init=False)
@@ -52,11 +69,12 @@ class Route:
         return f"{self.method} {self.path} of {self.rpc}"
 
 
-def make_routes(contract: Contract, served: Iterable[str], backends: Backends) -> tuple[Router[Route], list[Route]]:
+def make_routes(
+    contract: Contract, served: Iterable[str], backends: Backends, codec: Codec
+) -> tuple[Router[Route], list[Route]]:
     """Make the routes of the services `served`. Raises `CannotStart`, which names the methods at fault."""
     router: Router[Route] = Router()
     routes: list[Route] = []
-    codec = Codec(contract.pool)
     for service in dict.fromkeys(served):
         for method in contract.methods[service]:
             for rule in rules_of(method):
@@ -69,7 +87,7 @@ def _add(
     router: Router[Route], contract: Contract, codec: Codec, method: Method, rule: HttpRule, backends: Backends
 ) -> Route:
     try:
-        verb, path = _pattern(rule)
+        verb, path = pattern_of(rule)
         if rule is not method.rule and rule.additional_bindings:
             raise CannotServe("additional_bindings must not be nested")
         template = parse(path)
@@ -84,7 +102,13 @@ def _add(
             call=_call(contract, method, request, backends),
             decode=reply.FromString,
             encode=_encoder(codec, reply, rule.response_body),
+            raw_reply=raw_reply(method.descriptor.output_type, rule.response_body),
+            raw_request=raw_request(request, rule.body),
+            guard=guard_of(verb, request, rule.body),
         )
+        route.streaming = _streaming(contract, method, request, backends, route)
+        if route.call is not None:
+            route.tags = tags_of(verb, template, method.descriptor.output_type, rule.response_body)
         router.add(verb, template, route)
     except (CannotServe, ValueError) as error:
         shown = " ".join(str(rule).split())
@@ -94,7 +118,8 @@ def _add(
     return route
 
 
-def _pattern(rule: HttpRule) -> tuple[str, str]:
+def pattern_of(rule: HttpRule) -> tuple[str, str]:
+    """Return the HTTP method and the path of a rule. Raises `CannotServe` if it has none."""
     kind = rule.WhichOneof("pattern")
     if kind in _STANDARD:
         return kind.upper(), str(getattr(rule, kind))
@@ -107,13 +132,37 @@ def _call(contract: Contract, method: Method, request: type[Message], backends: 
     descriptor = method.descriptor
     if descriptor.client_streaming or descriptor.server_streaming:
         return None
+    call: Call = _caller(contract, method, request, backends)
+    return call
+
+
+def _streaming(
+    contract: Contract, method: Method, request: type[Message], backends: Backends, route: Route
+) -> Streaming | None:
+    descriptor = method.descriptor
+    if descriptor.client_streaming or not descriptor.server_streaming:
+        return None
+    position = position_of(descriptor.input_type)
+    return Streaming(
+        call=_caller(contract, method, request, backends),
+        decode=route.decode,
+        formats=Formats(route.encode, position_of(descriptor.output_type), route.raw_reply),
+        resume=Resume(request, position) if position else None,
+        takes_token=route.method == "GET" and is_free(descriptor.input_type),
+    )
+
+
+def _caller(contract: Contract, method: Method, request: type[Message], backends: Backends) -> Any:
+    """Return a `Call`, or a `StreamCall` for a method with a server stream."""
+    descriptor = method.descriptor
     service = descriptor.containing_service.full_name
     if (field := contract.hosted_by.get(service)) is None:
-        return backends.unary(service, descriptor.name)
+        make = backends.stream if descriptor.server_streaming else backends.unary
+        return make(service, descriptor.name)
     found = descriptor.input_type.fields_by_name.get(field)
     if found is None or found.type != found.TYPE_STRING or found.is_repeated:
         raise CannotServe(f"{descriptor.input_type.full_name} has no text field {field}, which is to say the host")
-    return backends.hosted(service, descriptor.name, request, field)
+    return backends.hosted(service, descriptor.name, request, field, streams=descriptor.server_streaming)
 
 
 def _encoder(codec: Codec, reply: type[Message], response_body: str) -> Callable[[Message], bytes]:

@@ -23,13 +23,17 @@ class NoSuchField(Exception):
     """A path names no field, or one that text cannot be put into; the message says why."""
 
 
+class UnknownField(NoSuchField):
+    """A path names no field; a gateway that is lenient passes over it."""
+
+
 class Slot:
     """One place; made once for each name that clients use."""
 
     __slots__ = ("_in_map", "_parents", "_put", "_siblings", "field", "path")
 
     def __init__(self, request: Descriptor, path: str) -> None:
-        """Find `path`, of JSON names or the contract's own, in a request. Raises `NoSuchField`."""
+        """Find `path`, of JSON names or the contract's own, in a request. Raises `NoSuchField` and `UnknownField`."""
         fields = _resolve(request, path)
         self.field: FieldDescriptor = fields[-1]
         self.path = ".".join(field.name for field in fields)
@@ -91,7 +95,7 @@ def _resolve(request: Descriptor, path: str) -> list[FieldDescriptor]:
     for name in names:
         field = None if message is None else field_of(message, name)
         if field is None or (fields and fields[-1].is_repeated):
-            raise NoSuchField("is not known here")
+            raise UnknownField("is not known here")
         fields.append(field)
         message = field.message_type
     return fields

@@ -45,6 +45,10 @@ _WRAPPED = {f"google.protobuf.{name}Value" for name in ("Double", "Float", "Int6
     f"google.protobuf.{name}Value" for name in ("Bool", "String", "Bytes")
 }
 
+_SPECIAL = {
+    f"google.protobuf.{name}" for name in ("Any", "Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
+}
+
 
 class Wrong(ValueError):
     """A value, or several, cannot be taken: for each the path of its field, and what it must be."""
@@ -66,6 +70,11 @@ def _wrong(what: str) -> Wrong:
 def is_wrapper(message: Descriptor) -> bool:
     """Tell whether it is one of google/protobuf/wrappers.proto."""
     return message.full_name in _WRAPPED
+
+
+def has_special_form(message: Descriptor) -> bool:
+    """Tell whether JSON has something else for the message than an object of its fields."""
+    return is_wrapper(message) or message.full_name in _SPECIAL
 
 
 def from_json(field: FieldDescriptor) -> Convert:
@@ -172,12 +181,15 @@ def _bytes(value: Any) -> bytes:
 
 
 def _enum(enum: EnumDescriptor) -> Convert:
-    numbers = {value.name: value.number for value in enum.values}
-    names = ", ".join(list(numbers)[:_SHOWN]) + (", ..." if len(numbers) > _SHOWN else "")
+    numbers: dict[str | None, int] = {value.name: value.number for value in enum.values}
+    names = ", ".join(value.name for value in enum.values[:_SHOWN]) + (", ..." if len(numbers) > _SHOWN else "")
     least, most = _RANGES[_F.TYPE_INT32]
 
+    if enum.full_name == "google.protobuf.NullValue":
+        numbers[None] = 0
+
     def convert(value: Any) -> int:
-        if isinstance(value, str) and value in numbers:
+        if (value is None or isinstance(value, str)) and value in numbers:
             return numbers[value]
         try:
             number = _integer(least, most, value)

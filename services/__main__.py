@@ -50,20 +50,23 @@ def build_all(settings: Settings) -> Sequence[Service]:
     return [user, *others]
 
 
-def build_gateway(settings: Settings) -> Sequence[Gateway]:
-    """Return the gateway, if one is wanted."""
+def build_gateway(settings: Settings, user: Service) -> Sequence[Gateway]:
+    """Return the gateway, if one is wanted; like the services, it may have the issuer's keys from user."""
     if not settings.gateway_descriptors:
         return []
     from gateway.gateway import Gateway
     from gateway.settings import GatewaySettings
 
-    return [Gateway(GatewaySettings())]
+    gateway = Gateway(GatewaySettings())
+    gateway.trusts(keys_of(user))
+    return [gateway]
 
 
 def build_process() -> Sequence[Service | Gateway]:
     """Return everything that this process hosts."""
     settings = Settings()
-    return [*build_all(settings), *build_gateway(settings)]
+    services = build_all(settings)
+    return [*services, *build_gateway(settings, services[0])]
 
 
 if __name__ == "__main__":

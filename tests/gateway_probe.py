@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[Message, Any], Awaitable[Message]]
 
+_CONTRACTS = Path(__file__).parents[1] / "proto"
 PROTO = Path(__file__).with_name("gateway_probe.proto")
 SERVICE = "probe.v1.Probe"
 
@@ -37,7 +38,7 @@ def compiled(text: str) -> FileDescriptorSet:
     with TemporaryDirectory() as folder:
         source, out = Path(folder, "probe.proto"), Path(folder, "probe.binpb")
         source.write_text(text)
-        paths = [f"-I{one}" for one in (folder, googleapis, wellknown)]
+        paths = [f"-I{one}" for one in (folder, googleapis, wellknown, _CONTRACTS)]
         failed = protoc.main(["protoc", *paths, "--include_imports", f"--descriptor_set_out={out}", str(source)])
         assert not failed, f"protoc does not take it; it is told why on {sys.stderr.name}"
         return FileDescriptorSet.FromString(out.read_bytes())
@@ -76,7 +77,7 @@ async def fronting(target: str, *, tracing: Tracing | None = None, **changed: An
             "gateway_descriptors": write_descriptors(Path(folder)),
             "gateway_backends": {SERVICE: target},
         }
-        plain |= {"gateway_port": 0, "drain_seconds": 0}
+        plain |= {"gateway_port": 0, "drain_seconds": 0, "gateway_auth": False}
         gateway = Gateway(GatewaySettings(**plain | changed), tracing=tracing or Tracing("gateway", environ={}))
         try:
             await gateway.start()
@@ -96,6 +97,8 @@ class ProbeServer:
         """Begin anew."""
         self.answer = answer
         self.requests: list[Message] = []
+        self.called = ""
+        """The last method, as in `/probe.v1.Probe/GetThing`."""
         self.metadata: dict[str, str] = {}
         self.seconds = 0.0
         """How long the last caller said it waits."""
@@ -120,6 +123,7 @@ class ProbeServer:
 
         async def serve(request: Message, context: Any) -> Message:
             self.requests.append(request)
+            self.called = details.method
             self.metadata = dict(context.invocation_metadata())
             self.seconds = context.time_remaining()
             return reply() if self.answer is None else await self.answer(request, context)

@@ -15,6 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 from typer.testing import CliRunner
 
+from cli import rest
 from cli.errors import Problem
 from cli.main import app
 from cli.sessions import Sessions
@@ -22,7 +23,7 @@ from tests.component.gateways import FakeGateway, fake_gateway, refuse
 from weft.testing import eventually, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from typer.testing import Result
 
@@ -246,8 +247,25 @@ async def test_a_busy_gateway_is_asked_again_when_it_says_so(gateway: FakeGatewa
 async def test_what_is_not_safe_to_repeat_is_never_repeated(gateway: FakeGateway) -> None:
     await sign_in()
     gateway.faults = [lambda: refuse(14, "not now", **{"retry-after": "0"})]
-    assert str(await problem("order", "place", "--sku", "mug")) == "UNAVAILABLE: not now"
-    assert gateway.asked["POST /v1/orders"] == 1
+    assert str(await problem("shipment", "dispatch", "o1")) == "UNAVAILABLE: not now"
+    assert gateway.asked["POST /v1/shipments/o1:dispatch"] == 1
+
+
+@pytest.mark.parametrize("command", [("place", "--sku", "mug"), ("cancel", "o1")])
+async def test_an_order_is_placed_or_cancelled_again_under_its_key_when_no_answer_came(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(rest, "_LONGEST_PAUSE", 0)
+    await sign_in()
+    for fault in (lambda: break_off(gateway), lambda: refuse(14, "not now", **{"retry-after": "0"})):
+        gateway.faults = [fault]
+        assert (await weft("order", *command)).exit_code == 0
+    gateway.faults = [lambda: break_off(gateway)] * 2
+    told = str(await problem("order", *command, "--idempotency-key", "my key"))
+    assert "ask again with --idempotency-key 'my key'" in told
+    keys = [request.headers["idempotency-key"] for request, _ in gateway.requests if "orders" in request.path]
+    assert (keys[0], keys[2], keys[4:]) == (keys[1], keys[3], ["my key"] * 2)
+    assert len(set(keys)) == 3
 
 
 async def test_a_wrong_field_is_told_on_a_line_of_its_own(gateway: FakeGateway) -> None:
@@ -298,15 +316,16 @@ async def test_where_nothing_answers_one_is_told_so() -> None:
 
 async def test_a_broken_connection_leaves_no_doubt_about_the_doubt(gateway: FakeGateway) -> None:
     await sign_in()
+    gateway.faults = [lambda: break_off(gateway)]
+    assert "look before you ask again" in str(await problem("shipment", "dispatch", "o1"))
 
-    def break_off() -> web.StreamResponse:
-        transport = gateway.requests[-1][0].transport
-        assert transport is not None
-        transport.abort()
-        return web.Response()
 
-    gateway.faults = [break_off]
-    assert "look before you ask again" in str(await problem("order", "place", "--sku", "mug"))
+def break_off(gateway: FakeGateway) -> web.StreamResponse:
+    """Cut the connection instead of answering."""
+    transport = gateway.requests[-1][0].transport
+    assert transport is not None
+    transport.abort()
+    return web.Response()
 
 
 async def test_the_catalogue_needs_no_token(gateway: FakeGateway) -> None:
@@ -355,6 +374,63 @@ async def test_an_order_is_followed_to_its_outcome_past_a_gateway_that_is_away(g
     assert result.exit_code == 1
     assert json.loads(result.output)["state"] == "ORDER_STATE_CANCELLED"
     assert gateway.asked["POST /v1/orders"] == 1
+
+
+def streamed(*parts: str, **last: Any) -> Callable[[], web.Response]:
+    """Return an answer of events: of an order in these states, `id:STATE`, and of an error if there is one."""
+    events = []
+    for place, state in (part.split(":") for part in parts):
+        order = json.dumps({**ORDER, "state": f"ORDER_STATE_{state}"})
+        events.append(f"id: {place}\ndata: {order}\n\n")
+    if last:
+        events.append(f"event: error\ndata: {json.dumps(last)}\n\n")
+    return lambda: web.Response(text="retry: 2000\n\n:\n\n" + "".join(events), content_type="text/event-stream")
+
+
+async def test_a_watched_order_shows_each_state_once_however_often_it_is_cut_off(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.watch._PAUSES", (0.0, 0.0))
+    await sign_in()
+    gateway.reject_tokens()
+    gateway.faults = [
+        streamed("1:PENDING", code=14, message="the gateway stops"),
+        lambda: refuse(14, "not yet"),
+        streamed("2:CONFIRMED"),
+        streamed("3:SHIPPED"),
+        lambda: web.Response(status=204),
+    ]
+    result = await weft("order", "watch", "o1")
+    assert result.exit_code == 0
+    assert result.stdout.split() == ["PENDING", "CONFIRMED", "SHIPPED"]
+    assert result.stderr.count("the gateway stops; trying again") == 1
+    asked = [request for request, _ in gateway.requests if request.path == "/v1/orders/o1:watch"]
+    assert [request.headers.get("last-event-id") for request in asked] == [None, "1", "1", "2", "3"]
+    assert {request.headers["accept"] for request in asked} == {"text/event-stream"}
+
+
+async def test_a_watched_order_is_json_on_a_line_for_each_state(gateway: FakeGateway) -> None:
+    await sign_in()
+    gateway.faults = [streamed("1:PENDING", "2:CANCELLED")]
+    lines = (await weft("order", "watch", "o1", "--json")).stdout.splitlines()
+    assert [json.loads(line)["state"] for line in lines] == ["ORDER_STATE_PENDING", "ORDER_STATE_CANCELLED"]
+    gateway.faults = [lambda: web.json_response(ORDER), streamed("1:CONFIRMED", "2:COMPLETED")]
+    placed = await weft("order", "place", "--sku", "mug", "--watch")
+    assert placed.stdout.split()[:2] == ["order", "o1"]
+    assert placed.stdout.split()[-2:] == ["CONFIRMED", "COMPLETED"]
+
+
+async def test_a_watch_that_is_refused_or_fails_again_and_again_is_given_up(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.watch._PAUSES", (0.0, 0.0))
+    await sign_in()
+    gateway.faults = [lambda: refuse(5, "there is no order 'o1'")]
+    assert "there is no order" in str(await problem("order", "watch", "o1"))
+    gateway.faults = [streamed("1:PENDING"), *[lambda: refuse(14, "still away")] * 2]
+    assert "still away" in str(await problem("order", "watch", "o1"))
+    assert not gateway.faults
+    assert "choose one" in str(await problem("order", "place", "--sku", "mug", "--wait", "--watch"))
 
 
 async def test_what_is_ordered_is_sent_as_it_was_typed(gateway: FakeGateway) -> None:

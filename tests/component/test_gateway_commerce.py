@@ -31,11 +31,13 @@ class Shop:
     def __init__(self, client: aiohttp.ClientSession) -> None:
         self._client = client
 
-    async def call(self, method: str, path: str, body: Any = None, role: str = "") -> Answer:
-        """Make a request as somebody with this role, or as nobody; return status and JSON."""
+    async def call(
+        self, method: str, path: str, body: Any = None, role: str = "", sent: dict[str, str] | None = None
+    ) -> Answer:
+        """Make a request as somebody with this role, or as nobody, with `sent` headers; return status and JSON."""
         headers = {"Authorization": bearer("ann", role)} if role else {}
-        async with self._client.request(method, path, json=body, headers=headers) as reply:
-            return reply.status, await reply.json()
+        async with self._client.request(method, path, json=body, headers=headers | (sent or {})) as reply:
+            return reply.status, await reply.json() if reply.status != 304 else None
 
 
 @pytest_asyncio.fixture
@@ -70,6 +72,17 @@ async def test_a_product_is_added_changed_and_read_over_rest(shop: Shop) -> None
     assert (status, changed["title"], changed["price"], changed["revision"]) == (200, "Cup", PRICE, "2")
     assert await shop.call("GET", "/v1/products/mug") == (200, changed)
     assert await shop.call("GET", "/v1/products?pageSize=5") == (200, {"products": [changed], "nextPageToken": ""})
+
+
+async def test_a_change_is_made_only_to_what_the_client_saw(shop: Shop) -> None:
+    _, mug = await shop.call("POST", "/v1/products", {"sku": "mug", "title": "Mug", "price": PRICE}, "admin")
+    status, cup = await shop.call("PATCH", "/v1/products/mug", {"title": "Cup"}, "admin", {"If-Match": mug["etag"]})
+    assert (status, cup["title"]) == (200, "Cup")
+    late = await shop.call("PATCH", "/v1/products/mug", {"title": "Jug"}, "admin", {"If-Match": mug["etag"]})
+    assert reason(late) == (412, "ETAG_MISMATCH")
+    assert await shop.call("GET", "/v1/products/mug") == (200, cup)
+    assert await shop.call("GET", "/v1/products/mug", sent={"If-None-Match": cup["etag"]}) == (304, None)
+    assert await shop.call("GET", "/v1/products/mug", sent={"If-None-Match": mug["etag"]}) == (200, cup)
 
 
 async def test_who_may_not_is_told_why(shop: Shop) -> None:

@@ -57,7 +57,11 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         names = ("east", "west-2")
         backends = {f"{SERVICE}/{name}": await stack.enter_async_context(hosting(name)) for name in names}
         settings = GatewaySettings(
-            gateway_descriptors=DESCRIPTORS, gateway_backends=backends, gateway_port=0, drain_seconds=0
+            gateway_descriptors=DESCRIPTORS,
+            gateway_backends=backends,
+            gateway_port=0,
+            gateway_auth=False,
+            drain_seconds=0,
         )
         gateway = Gateway(settings, tracing=Tracing("gateway", environ={}))
         stack.push_async_callback(gateway.stop)

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from google.protobuf import json_format
 
 from bench.__main__ import main
+from bench.bare import _order
+from bench.calls import RPCS
 from bench.edge import _figures
+from bench.gateway import _figures as _figures_of_gateway
+from bench.generated import Generated
 from bench.markdown import has_place, write_run
 from bench.report import Figure, Report, Section, Target
 
@@ -28,6 +33,34 @@ def test_a_ratio_is_the_median_of_the_ratios_of_the_rounds() -> None:
     assert figures["GetStock, gRPC through the chassis: of bare"].met
     assert figures["GetStock, gRPC through the chassis"].value == pytest.approx(2500)
     assert figures["GetStock, REST: gateway and service"].value == pytest.approx(1e6 / 700)
+
+
+def test_the_gateway_is_compared_within_each_round() -> None:
+    spent = [(100e-6, 150e-6, 50e-6), (200e-6, 420e-6, 60e-6), (100e-6, 190e-6, 50e-6)]
+    rounds = [{"bare proxy": {"bare proxy": a}, "gateway": {"gateway": b}, "Envoy": {"Envoy": c}} for a, b, c in spent]
+    figures = {figure.what: figure for figure in _figures_of_gateway("GetOrder", rounds, "")}
+    assert figures["GetOrder, gateway"].value == pytest.approx(190)
+    assert figures["GetOrder, gateway: times the bare proxy"].value == pytest.approx(1.9)
+    assert figures["GetOrder, gateway: times the bare proxy"].met
+    assert figures["GetOrder, gateway: times Envoy"].value == pytest.approx(3.8)
+
+
+def test_without_envoy_its_row_says_why() -> None:
+    rounds = [{"bare proxy": {"bare proxy": 1e-4}, "gateway": {"gateway": 2e-4}}]
+    *_, last = _figures_of_gateway("GetOrder", rounds, "no such package")
+    assert (last.what, last.note) == ("GetOrder, Envoy", "not measured: no such package")
+
+
+def test_the_bare_proxy_says_the_same_as_protobuf_itself() -> None:
+    order, generated = _order("mug"), Generated()
+    plain = json_format.MessageToDict(order, always_print_fields_with_no_presence=True)
+    assert generated.writer(order.DESCRIPTOR)(order) == plain
+    rpc = RPCS["CreateOrder"]
+    assert rpc.body is not None
+    request = rpc.request("mug")
+    made = type(request)()
+    generated.reader(made.DESCRIPTOR)(rpc.body("mug"), made)
+    assert made == request
 
 
 @pytest.mark.parametrize(

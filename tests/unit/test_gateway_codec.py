@@ -185,3 +185,38 @@ def test_numbers_may_be_written_as_protobuf_allows() -> None:
     assert (read.an_int32, read.a_double, list(read.many_ints)) == (1000, -150.0, [1, -7])
     assert list(read.a_mask.paths) == ["a_b", "c_d"]
     assert math.isnan(decoded({"aDouble": "NaN"}).a_double)  # type: ignore[attr-defined]
+
+
+def test_a_lenient_codec_passes_over_fields_that_are_not_known() -> None:
+    lenient, read = Codec(probe().pool, lenient=True), Everything()
+    within: Any = {"no": {"a": [1]}, "aBool": True, "anAny": {"@type": "x/probe.v1.Price", "no": 1, "units": "3"}}
+    lenient.read({"nope": 1, "anInt32": 5, "within": within}, read)
+    assert read == of_plain(
+        {"anInt32": 5, "within": {"aBool": True, "anAny": {"@type": "x/probe.v1.Price", "units": "3"}}}
+    )
+    with pytest.raises(Wrong, match=r"within.anAny.units: must be a whole number"):
+        lenient.read({"within": {"anAny": {"@type": "x/probe.v1.Price", "units": "x"}}}, Everything())
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "what"),
+    [
+        ({"nope": 1}, "anAny", "cannot be read as a google.protobuf.Any"),
+        ({"@type": 5}, "anAny", "cannot be read as a google.protobuf.Any"),
+        (b'{"anAny": {"@type": "\\ud800/probe.v1.Price"}}', "anAny", "cannot be read as a google.protobuf.Any"),
+        ([], "anAny", "must be an object"),
+        ({"@type": "x/probe.v1.Price", "nope": 1}, "anAny.nope", "is not known here"),
+        ({"@type": "x/google.protobuf.Duration", "value": "5"}, "anAny.value", "must be seconds, as in 1.5s"),
+        ({"@type": "x/google.protobuf.Duration", "value": "5s", "a": 1}, "anAny.a", "is not known here"),
+        ({"@type": "x/google.protobuf.Duration"}, "anAny.value", "must be seconds, as in 1.5s"),
+    ],
+)
+def test_what_is_wrong_within_an_any_is_named(value: Any, field: str, what: str) -> None:
+    assert faults(value if isinstance(value, bytes) else {"anAny": value}) == {field: what}
+
+
+def test_an_any_that_is_nested_too_deeply_is_refused() -> None:
+    value: dict[str, Any] = {}
+    for _ in range(90):
+        value = {"@type": "x/google.protobuf.Any", "value": value}
+    assert list(faults({"anAny": value}).values()) == ["is nested too deeply"]

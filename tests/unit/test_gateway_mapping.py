@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 CODEC = Codec(probe().pool)
+LENIENT = Codec(probe().pool, lenient=True)
 
 
 class Rule:
     """A rule for requests of one type, and what comes of requests to it."""
 
-    def __init__(self, type_: str, path: str, body: str = "", **options: Any) -> None:
+    def __init__(self, type_: str, path: str, body: str = "", codec: Codec = CODEC, **options: Any) -> None:
         self.type = message(type_)
-        self.mapping = Mapping(self.type, parse(path), body, CODEC, **options)
+        self.mapping = Mapping(self.type, parse(path), body, codec, **options)
 
     def request(self, path: str = "/x", query: str = "", body: Any = None) -> dict[str, Any]:
         """Return the request that these make, in the contract's names, fields with default values left out."""
@@ -267,3 +268,19 @@ def text_of(value: object) -> str:
 
 def same(one: Message, other: Message) -> bool:
     return one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+
+
+def test_a_lenient_gateway_passes_over_what_is_not_known() -> None:
+    listed = Rule("ListThingsRequest", "/x", codec=LENIENT)
+    assert listed.request(query="utm_source=a&utm_source=b&pageSize=3&like.nope.deeper=1") == {"page_size": 3}
+    used = Rule("GetThingRequest", "/v1/{id}", "*", codec=LENIENT)
+    assert used.request("/v1/7", "utm_source=a", {"nope": {"a": 1}, "shelf": "s"}) == {"id": "7", "shelf": "s"}
+
+
+def test_a_lenient_gateway_refuses_all_else_that_is_wrong() -> None:
+    listed = Rule("ListThingsRequest", "/x", codec=LENIENT)
+    assert list(listed.faults(query="pageSize=x&like=1&pageSize[a]=1&utm=1")) == ["pageSize", "like", "pageSize[a]"]
+    used = Rule("GetThingRequest", "/v1/{id}", "*", codec=LENIENT)
+    assert used.faults("/v1/7", "shelf=s") == {"shelf": "belongs into the body"}
+    assert used.faults("/v1/7", body={"id": "8"}) == {"id": "contradicts the path"}
+    assert used.faults("/v1/7", body={"nope": 1, "revision": "x"}) == {"revision": "must be a whole number"}

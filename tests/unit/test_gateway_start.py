@@ -30,6 +30,12 @@ service S {
   rpc Two(M) returns (M) { option (google.api.http) = {%s}; }
 }
 """
+BARE = """
+syntax = "proto3";
+package bare.v1;
+message M {}
+service S { rpc One(M) returns (M); }
+"""
 
 
 @pytest.fixture
@@ -72,6 +78,16 @@ def test_a_rule_that_cannot_be_served_names_the_method_and_the_rule(
 def test_a_backend_for_a_service_that_is_not_in_the_descriptors_is_refused(start: Callable[..., Gateway]) -> None:
     with pytest.raises(CannotStart, match=r"no.Such is not in .*, which has probe.v1.Elsewhere, probe.v1.Probe"):
         start(probe_files(), "no.Such")
+
+
+def test_a_contract_without_annotations_is_told_what_to_add(start: Callable[..., Gateway]) -> None:
+    with pytest.raises(CannotStart, match=r"nothing to serve: in .* no method of bare.v1.S is annotated: add to a"):
+        start(compiled(BARE), "bare.v1.S")
+
+
+def test_a_server_to_ask_needs_no_backends() -> None:
+    settings = GatewaySettings(**options(["--reflect", "h:1", "--no-auth"]))
+    assert (settings.gateway_reflect, settings.gateway_descriptors, settings.gateway_backends) == ("h:1", None, {})
 
 
 def test_files_may_come_in_any_order(start: Callable[..., Gateway]) -> None:
@@ -147,6 +163,14 @@ def test_options_of_the_command_win_over_the_environment(monkeypatch: pytest.Mon
     assert (settings.gateway_host, settings.gateway_port, settings.gateway_ops_port) == ("0.0.0.0", 83, 82)
 
 
+def test_switches_are_off_unless_they_are_given() -> None:
+    least = ["--descriptors", "x.binpb", "--backend", "a.B=h:1"]
+    plain = GatewaySettings(**options(least))
+    assert (plain.gateway_lenient, plain.gateway_omit_defaults) == (False, False)
+    changed = GatewaySettings(**options([*least, "--lenient", "--omit-defaults"]))
+    assert (changed.gateway_lenient, changed.gateway_omit_defaults) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
@@ -159,6 +183,9 @@ def test_options_of_the_command_win_over_the_environment(monkeypatch: pytest.Mon
         ({"gateway_allow_origins": "shop.example"}, "must look like https://shop.example"),
         ({"gateway_allow_origins": "https://shop.example/"}, "must look like https://shop.example"),
         ({"gateway_port": "65536"}, "less than or equal to 65535"),
+        ({"gateway_reflect": "h:1"}, "or a server to ask for them, with --reflect host:port .*: one of the two"),
+        ({"gateway_descriptors": None}, "name the services' descriptors, with --descriptors FILE"),
+        ({"gateway_descriptors": None, "gateway_reflect": "h"}, "must look like host:port, and is 'h'"),
     ],
 )
 def test_a_wrong_setting_says_what_it_must_be(changed: dict[str, Any], why: str) -> None:
