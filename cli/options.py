@@ -16,6 +16,15 @@ Gateway = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print what the gateway answered, as JSON, instead of a table.")]
 Service = Annotated[str, typer.Option(metavar="SERVICE", help="Only this service: payment.")]
 Why = Annotated[str, typer.Option(metavar="TEXT", help="Why; it is written down, for `weft audit`.")]
+Key = Annotated[
+    str,
+    typer.Option(
+        "--idempotency-key",
+        metavar="KEY",
+        show_default="a new one",
+        help="The key of an earlier try whose outcome is not known: it is done once, and answered the same.",
+    ),
+]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking for it.")
 ]

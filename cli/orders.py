@@ -17,10 +17,12 @@ from cli.parsing import parse_address, parse_duration, parse_line
 from cli.remote import Target, pauses, reach
 from cli.rest import at, read, unless
 from cli.samples import ADDRESS
+from cli.watch import show_states
 from commerce.order.v1 import order_service_pb2 as pb
 from commerce.payment.v1.payment_service_pb2 import Payment, PaymentState
 from commerce.shipping.v1.shipping_service_pb2 import Shipment, ShipmentState
 from commerce.user.v1.user_service_pb2 import User
+from weft.domain import new_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -33,14 +35,33 @@ if TYPE_CHECKING:
 _WAIT = 120.0
 
 
-async def place(target: Target, *, skus: Sequence[str], token: str, address: str, wait: bool) -> int:
-    """Place an order; with `wait` follow it until its outcome. Return 1 if it ended CANCELLED, else 0."""
+async def place(
+    target: Target,
+    *,
+    skus: Sequence[str],
+    token: str,
+    address: str,
+    wait: bool,
+    watching: bool = False,
+    key: str = "",
+) -> int:
+    """Place an order; with `wait` follow it until its outcome. Return 1 if it ended CANCELLED, else 0.
+
+    When `watching`, show its states instead, until it has ended, and return 0.
+
+    `key` is that of an earlier try, which then counts; by default a new one.
+    """
     request = pb.CreateOrderRequest(lines=[parse_line(text) for text in skus], payment_token=token)
     async with reach(target) as gateway:
         ship_to = parse_address(address) if address else await _usual_address(target, gateway)
         if ship_to:
             request.ship_to.CopyFrom(ship_to)
-        answer = await _create(gateway, request)
+        answer = await _create(gateway, request, key or new_id())
+        if watching:
+            if not target.json:
+                _print_order(target, answer)
+            await show_states(gateway, str(answer.get("orderId")), as_json=target.json)
+            return 0
         if wait:
             answer = await _outcome(gateway, answer, quiet=target.json)
     _print_order(target, answer)
@@ -58,11 +79,11 @@ async def show(target: Target, order_id: str) -> None:
     _print_order(target, answer, ("payment", payment), ("shipment", shipment))
 
 
-async def cancel(target: Target, order_id: str, *, operator_note: str = "") -> None:
-    """Cancel an order, or ask for it, and print it; with a note as an operator, who says why."""
+async def cancel(target: Target, order_id: str, *, operator_note: str = "", key: str = "") -> None:
+    """Cancel an order, or ask for it, and print it; with a note as an operator, who says why; `key` as in `place`."""
     body = {"operatorNote": operator_note} if operator_note else {}
     async with reach(target) as gateway:
-        answer = await gateway.post(at("/v1/orders/{}:cancel", order_id), body)
+        answer = await gateway.post(at("/v1/orders/{}:cancel", order_id), body, key=key or new_id())
     _print_order(target, answer)
 
 
@@ -124,9 +145,9 @@ async def _usual_address(target: Target, gateway: Gateway) -> PostalAddress | No
     return None if admin.HasField("address") else ADDRESS
 
 
-async def _create(gateway: Gateway, request: pb.CreateOrderRequest) -> Answer:
+async def _create(gateway: Gateway, request: pb.CreateOrderRequest, key: str) -> Answer:
     try:
-        return await gateway.post("/v1/orders", MessageToDict(request))
+        return await gateway.post("/v1/orders", MessageToDict(request), key=key)
     except CallFailed as failed:
         if request.HasField("ship_to") or not any(name.startswith(("shipTo", "ship_to")) for name in failed.fields):
             raise

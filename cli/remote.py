@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ from cli.rest import Rest, normalise
 from cli.tokens import Nobody, choose_account, claims_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
+    from cli.events import Event
     from cli.rest import Answer
     from cli.tokens import Account
 
@@ -65,9 +67,11 @@ class Gateway:
         """Return what is at `path`; the system may take `patience` seconds."""
         return await self._send("GET", path, query=query, patience=patience)
 
-    async def post(self, path: str, body: Answer | None = None, *, patience: float | None = None) -> Answer:
-        """Have something done; the system may take `patience` seconds."""
-        return await self._send("POST", path, body=body or {}, patience=patience)
+    async def post(
+        self, path: str, body: Answer | None = None, *, patience: float | None = None, key: str = ""
+    ) -> Answer:
+        """Have something done; the system may take `patience` seconds. A `key` (see `Rest.send`) has it done once."""
+        return await self._send("POST", path, body=body or {}, patience=patience, key=key)
 
     async def patch(self, path: str, body: Answer, fields: list[str]) -> Answer:
         """Change `fields` (JSON names) of what is at `path` to their values in `body`."""
@@ -86,6 +90,20 @@ class Gateway:
             if not answer.get("nextPageToken"):
                 break
         return answer
+
+    async def events(self, path: str, last_id: str = "") -> AsyncGenerator[Event, None]:
+        """Yield the events of a stream after the one with `last_id`; raises what `Rest.events` raises."""
+        token = await self.account.token(self._rest)
+        for again in (True, False):
+            try:
+                async with aclosing(self._rest.events(path, token=token, last_id=last_id)) as found:
+                    async for event in found:
+                        yield event
+                return
+            except CallFailed as failed:
+                if failed.code != "UNAUTHENTICATED" or not again:
+                    raise
+            token = await self.account.renew(self._rest, token)
 
     async def token(self) -> str:
         """Return the access token that the next request would carry."""
@@ -107,17 +125,19 @@ class Gateway:
         query: Mapping[str, str] | None = None,
         body: Answer | None = None,
         patience: float | None = None,
+        key: str = "",
     ) -> Answer:
         token = await self.account.token(self._rest)
+        send = partial(self._rest.send, method, path, query=query, body=body, patience=patience, key=key)
         try:
-            return await self._rest.send(method, path, query=query, body=body, token=token, patience=patience)
+            return await send(token=token)
         except CallFailed as failed:
             if failed.code == "PERMISSION_DENIED":
                 raise failed.with_advice(f"{self.account.who} asked; `weft login EMAIL` signs in as another") from None
             if failed.code != "UNAUTHENTICATED":
                 raise
         token = await self.account.renew(self._rest, token)
-        return await self._rest.send(method, path, query=query, body=body, token=token, patience=patience)
+        return await send(token=token)
 
 
 @asynccontextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from http import HTTPStatus
 from ipaddress import ip_address
+from shlex import quote as quoted
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -16,9 +18,12 @@ from google.rpc.code_pb2 import Code
 from yarl import URL
 
 from cli.errors import OPERATOR, CallFailed, Problem
+from cli.events import read_events
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
+
+    from cli.events import Event
 
     Answer = dict[str, Any]
     """What the gateway answered: protobuf's JSON mapping."""
@@ -27,6 +32,8 @@ M = TypeVar("M", bound=Message)
 
 _TIMEOUT = 15.0
 _CONNECT = 5.0
+_QUIET = 60.0
+"""Seconds of silence after which a stream is given up: a gateway has a heartbeat in every 15."""
 _LONGEST_PAUSE = 5
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
@@ -104,28 +111,76 @@ class Rest:
         body: Answer | None = None,
         token: str = "",
         patience: float | None = None,
+        key: str = "",
     ) -> Answer:
         """Send one request and return what was answered; `path` is percent-encoded.
 
-        `patience` is how many seconds the system may take; the gateway's own default without it.
+        `patience` is how many seconds the system may take; the gateway's own default without it. `key` is an
+        idempotency key, for what is done once however often it is asked for.
 
-        A GET is repeated once if the gateway asks for it, with 503 and `Retry-After`. Raises `CallFailed` for
+        A GET, and what has a `key`, is repeated once if the gateway asks for it, with 503 and `Retry-After`, and what
+        has a key also if no answer came. Raises `CallFailed` for
         a refusal and for no answer, `Problem` for an answer that no gateway of Weft gives.
         """
         url = URL(self.url + path, encoded=True).update_query(query or {})
         headers = {"authorization": f"Bearer {token}"} if token else {}
         if patience is not None:
             headers["x-request-timeout"] = f"{patience:g}"
-        status, pause, text = await self._exchange(method, url, headers, body)
-        if method == "GET" and status == HTTPStatus.SERVICE_UNAVAILABLE and pause is not None:
+        if key:
+            headers["idempotency-key"] = key
+        try:
+            status, pause, text = await self._exchange(method, url, headers, body)
+        except _NoAnswer:
+            if not key:
+                raise
+            status, pause, text = HTTPStatus.SERVICE_UNAVAILABLE, 1, ""
+        if (method == "GET" or key) and status == HTTPStatus.SERVICE_UNAVAILABLE and pause is not None:
             await asyncio.sleep(min(pause, _LONGEST_PAUSE))
             status, _, text = await self._exchange(method, url, headers, body)
         answer = _parse(text)
         if status == HTTPStatus.OK and answer is not None:
             return answer
+        raise self._refusal(status, text)
+
+    async def events(self, path: str, *, token: str = "", last_id: str = "") -> AsyncGenerator[Event, None]:
+        """Yield the events of a stream, after the one with `last_id`; end if there can be no more of them.
+
+        Raises `CallFailed` for a refusal, also in mid-stream, and with `UNAVAILABLE` when the stream is cut off.
+        """
+        headers = {"accept": "text/event-stream"}
+        headers |= {"authorization": f"Bearer {token}"} if token else {}
+        headers |= {"last-event-id": last_id} if last_id else {}
+        url = URL(self.url + path, encoded=True)
+        timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT, sock_read=_QUIET)
+        try:
+            async with self._http.get(
+                url, headers=headers, proxy=self._proxy, timeout=timeout, allow_redirects=False
+            ) as reply:
+                if reply.status == HTTPStatus.NO_CONTENT:
+                    return
+                if reply.status != HTTPStatus.OK or reply.content_type != "text/event-stream":
+                    raise self._refusal(reply.status, await reply.text(errors="replace"))
+                async with aclosing(read_events(reply.content)) as found:
+                    async for event in found:
+                        if event.name == "error":
+                            raise explain(_parse(event.data) or {})
+                        yield event
+        except aiohttp.ClientConnectorError as error:
+            raise self._unreachable(error) from None
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            why = f"nothing came for {_QUIET:g} s" if isinstance(error, TimeoutError) else type(error).__name__
+            raise CallFailed("UNAVAILABLE", f"{self.url} cut the stream off ({why})", exit_code=OPERATOR) from None
+        raise CallFailed("UNAVAILABLE", f"{self.url} ended the stream", exit_code=OPERATOR)
+
+    def _refusal(self, status: int, text: str) -> Problem:
+        answer = _parse(text)
         if status >= HTTPStatus.BAD_REQUEST and answer is not None and "code" in answer:
-            raise explain(answer)
-        raise Problem(f"{self.url} answered {status} and not as Weft's gateway does; is the address right?")
+            return explain(answer)
+        return Problem(f"{self.url} answered {status} and not as Weft's gateway does; is the address right?")
+
+    def _unreachable(self, error: aiohttp.ClientConnectorError) -> CallFailed:
+        told = f"nothing answers at {self.url} ({error.strerror or error}); does `weft up` run?"
+        return CallFailed("UNAVAILABLE", told, exit_code=OPERATOR)
 
     async def _exchange(
         self, method: str, url: URL, headers: dict[str, str], body: Answer | None
@@ -138,12 +193,20 @@ class Rest:
                 text = await answer.text(errors="replace")
                 return answer.status, int(pause) if pause.isdecimal() else None, text
         except aiohttp.ClientConnectorError as error:
-            told = f"nothing answers at {self.url} ({error.strerror or error}); does `weft up` run?"
+            raise self._unreachable(error) from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            told = f"{self.url} gave no answer ({_why(error)})"
-            if method != "GET":
-                told += "; whether it did what it was asked is not known: look before you ask again"
-        raise CallFailed("UNAVAILABLE", told, exit_code=OPERATOR)
+            raise _NoAnswer(f"{self.url} gave no answer ({_why(error)})", method, headers) from None
+
+
+class _NoAnswer(CallFailed):
+    """A request was sent, and what became of it is not known."""
+
+    def __init__(self, told: str, method: str, headers: Mapping[str, str]) -> None:
+        if key := headers.get("idempotency-key"):
+            told += f"; whether it did what it was asked is not known: ask again with --idempotency-key {quoted(key)}"
+        elif method != "GET":
+            told += "; whether it did what it was asked is not known: look before you ask again"
+        super().__init__("UNAVAILABLE", told, exit_code=OPERATOR)
 
 
 def explain(status: Answer) -> CallFailed:

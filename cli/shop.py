@@ -1,12 +1,13 @@
 """What can be typed after `weft order`, `weft product`, `weft stock` and `weft shipment`."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Annotated
 
 import typer
 
 from cli.data import DEFAULT_DATA
-from cli.options import Address, Data, Gateway, Json, Why
+from cli.options import Address, Data, Gateway, Json, Key, Why
 
 orders = typer.Typer(help="Place orders, look at them, cancel them.", no_args_is_help=True)
 products = typer.Typer(help="The catalogue: what is for sale, and at which price.", no_args_is_help=True)
@@ -16,7 +17,17 @@ shipments = typer.Typer(help="Send confirmed orders on their way (admins).", no_
 OrderId = Annotated[str, typer.Argument(metavar="ORDER_ID", help="The order's id.")]
 Sku = Annotated[str, typer.Argument(metavar="SKU", help="The product's sku.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print the whole order as JSON, on a line for each state.")]
+_STOPPED = 130
 _PRICE = {"metavar": "AMOUNT CURRENCY", "help": "Of one piece, as in '12.50 EUR'."}
+
+
+def _run_until_stopped(work: Coroutine[None, None, int]) -> int:
+    """Return the exit code of a command, or the one of shells if Ctrl-C ends it."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        return _STOPPED
 
 
 @orders.command("place")
@@ -27,6 +38,10 @@ def place_order(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the order to its outcome; exit code 1 if it is cancelled.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show each of its states, as `weft order watch` does, until it has ended.")
+    ] = False,
+    key: Key = "",
     data: Data = DEFAULT_DATA,
     gateway: Gateway = None,
     json: Json = False,
@@ -36,10 +51,23 @@ def place_order(
     Without --address it goes to your own address; the admin of the local system, who has none, gets a sample.
     """
     from cli import orders as work
+    from cli.errors import Problem
     from cli.remote import Target
 
+    if wait and watch:
+        raise Problem("--wait and --watch are two ways to follow an order: choose one")
     target = Target(data, gateway, json)
-    raise typer.Exit(asyncio.run(work.place(target, skus=sku, token=token, address=address, wait=wait)))
+    placing = work.place(target, skus=sku, token=token, address=address, wait=wait, watching=watch, key=key)
+    raise typer.Exit(_run_until_stopped(placing))
+
+
+@orders.command("watch")
+def watch_order(order_id: OrderId, data: Data = DEFAULT_DATA, gateway: Gateway = None, json: JsonLines = False) -> None:
+    """Show an order's state, and each one that follows, until it is completed or cancelled; Ctrl-C ends it sooner."""
+    from cli import watch as work
+    from cli.remote import Target
+
+    raise typer.Exit(_run_until_stopped(work.watch(Target(data, gateway, json), order_id)))
 
 
 @orders.command("show")
@@ -102,6 +130,7 @@ def cancel_order(
         bool, typer.Option("--as-operator", help="Not as its customer wants: needs --why (admins).")
     ] = False,
     why: Why = "",
+    key: Key = "",
     data: Data = DEFAULT_DATA,
     gateway: Gateway = None,
     json: Json = False,
@@ -113,7 +142,7 @@ def cancel_order(
 
     if as_operator != bool(why):
         raise Problem("--as-operator and --why belong together: an operator says why, a customer need not")
-    asyncio.run(work.cancel(Target(data, gateway, json), order_id, operator_note=why))
+    asyncio.run(work.cancel(Target(data, gateway, json), order_id, operator_note=why, key=key))
 
 
 @shipments.command("dispatch")

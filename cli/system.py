@@ -27,6 +27,14 @@ POSTGRES = "postgres"
 SANDBOX = "sandbox"
 GATEWAY = "gateway"
 
+BUSY = {
+    "WEFT_GATEWAY_RATE_PER_USER": "1e6",
+    "WEFT_GATEWAY_BURST_PER_USER": "1000000",
+    "WEFT_GATEWAY_RATE_PER_ADDRESS": "1e6",
+    "WEFT_GATEWAY_BURST_PER_ADDRESS": "1000000",
+}
+"""The environment of a system to which one machine plays all customers: its limits are there, and nobody meets them."""
+
 _STORES, _OUTSIDE, _INSIDE, _EDGE = range(4)
 _SERVICE_PORTS = ("grpc", "ops")
 _PORTS = {NATS: ("client",), POSTGRES: ("client",), SANDBOX: ("http",), GATEWAY: ("http", "ops")}

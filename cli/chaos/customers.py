@@ -172,7 +172,8 @@ class Customers:
     async def _order(self, person: Gateway, request: Request) -> None:
         wanted = self._basket(request)
         try:
-            answer = await person.post("/v1/orders", MessageToDict(wanted))
+            # It is asked for once more if no answer comes: under the same key, so that it is still one order.
+            answer = await person.post("/v1/orders", MessageToDict(wanted), key=self.log.label(request.number))
         except CallFailed as failed:
             request.code = failed.code
         except Problem as problem:

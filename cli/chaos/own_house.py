@@ -20,7 +20,7 @@ from cli.child import die_with_parent
 from cli.data import DataDirectory
 from cli.errors import Problem
 from cli.scale import instances, parse_scale
-from cli.system import GATEWAY, NATS, POSTGRES, SANDBOX, SERVICES, python_module, python_path
+from cli.system import BUSY, GATEWAY, NATS, POSTGRES, SANDBOX, SERVICES, python_module, python_path
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -84,7 +84,7 @@ async def _supervised(blueprint: Blueprint, data: DataDirectory) -> AsyncIterato
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, "PYTHONPATH": python_path()},
+            env={**os.environ, **BUSY, "PYTHONPATH": python_path()},
             start_new_session=True,
             preexec_fn=die_with_parent(),
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import psycopg
 
+from cli.system import BUSY
 from weft.testing import eventually
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class WholeSystem:
         self.tokens: dict[str, str] = {}
         """The `authorization` of those who signed in, which is good for longer than the tests take."""
         self._output = folder / "output"
-        self._settings = {**_LEASES, **(settings or {})}
+        self._settings = {**_LEASES, **BUSY, **(settings or {})}
         self._tree = tree
         self._timing = timing or {}
         self._up: subprocess.Popen[bytes] | None = None

@@ -66,6 +66,16 @@ class Weft:
             check=False,
         )
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a command that takes its time."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli", *arguments, "--data", str(self.data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+        )
+
     def person(self, name: str) -> Weft:
         """Return the same system for somebody else."""
         return Weft(self._folder, name)
@@ -199,11 +209,23 @@ def test_a_customer_may_not_do_what_is_an_admins(ann: Weft, stocked: str) -> Non
     assert "ann@weft.example asked" in told
 
 
-def test_an_admin_sends_an_order_on_its_way_to_its_end(weft: Weft, ann: Weft, stocked: str) -> None:
+def test_an_admin_sends_an_order_on_its_way_to_its_end_and_its_customer_watches_past_a_killed_gateway(
+    weft: Weft, ann: Weft, stocked: str
+) -> None:
     order_id = ann.json("order", "place", "--sku", stocked, "--wait")["orderId"]
-    assert "DISPATCHED" in weft("shipment", "dispatch", order_id)
-    assert "DELIVERED" in weft("shipment", "deliver", order_id)
-    eventually(lambda: ann.json("order", "show", order_id)["state"] == "ORDER_STATE_COMPLETED")
+    with ann.start("order", "watch", order_id, "--json") as watching:
+        assert watching.stdout is not None
+        told = [json.loads(watching.stdout.readline())["state"]]
+        os.kill(weft.pid("gateway"), signal.SIGKILL)
+        eventually(lambda: "DISPATCHED" in weft.attempt("shipment", "dispatch", order_id).stdout)
+        assert "DELIVERED" in weft("shipment", "deliver", order_id)
+        out, err = watching.communicate(timeout=PATIENCE)
+    told += [json.loads(line)["state"] for line in out.splitlines()]
+    states = [f"ORDER_STATE_{state}" for state in ("CONFIRMED", "SHIPPED", "COMPLETED")]
+    assert watching.returncode == 0, err
+    assert told == [state for state in states if state in told]
+    assert told[-1] == "ORDER_STATE_COMPLETED"
+    assert err.count("trying again") == 1
     assert "weft: FAILED_PRECONDITION: " in ann("order", "cancel", order_id, expect=1)
 
 
