@@ -71,11 +71,11 @@ breaking: $(VENV)/.dev .build/googleapis ## check that proto/ still speaks with 
 docs: $(VENV)/.dev ## write docs/configuration.md anew, from the settings
 	@$(BIN)/python tools/describe_settings.py docs/configuration.md
 
-bench: $(VENV)/.dev ## measure, and print one table
+bench: $(VENV)/.bench ## measure, and print one table
 	@$(BIN)/python -m bench $(ARGS)
 
 lock: $(VENV)/.dev ## pin requirements*.in again, with hashes
-	@for set in requirements requirements-dev; do \
+	@for set in requirements requirements-dev requirements-bench; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-emit-find-links $(ARGS) $$set.in --output-file $$set.txt || exit 1; \
 	done
@@ -101,6 +101,11 @@ $(VENV)/.runtime: $(VENV)/.made requirements.txt pyproject.toml
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 	@echo "installing what its tests and checks need"
 	@$(PIP) install --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev requirements-bench.txt
+	@echo "installing what the benchmark compares with"
+	@$(PIP) install --require-hashes --requirement requirements-bench.txt
 	@touch $@
 
 .build/googleapis: $(VENV)/.dev tools/copy_googleapis.py

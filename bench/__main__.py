@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from bench import edge, events, flow, latency, poison, start
+from bench import edge, events, flow, gateway, latency, poison, start
 from bench.display import Display
 from bench.machine import describe_machine, describe_run, describe_versions
 from bench.markdown import has_place, write_run
@@ -34,6 +34,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[Stage], Awaitable[Sequence[Figure]]]]]
     "poison": ("events handled by inventory, with 1% that cannot be handled among them", poison.measure),
     "latency": ("one event through an idle inventory", latency.measure),
     "edge": ("one call: bare, chassis, gateway", edge.measure),
+    "gateway": ("REST in front of gRPC: a bare proxy, this gateway, Envoy", gateway.measure),
     "flow": ("orders through the whole system, a process for each service", flow.measure),
     "one-process": ("orders through the whole system, all services in one process", flow.measure_one_process),
     "start": ("start and memory of the whole system", start.measure),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import uvloop
+from google.protobuf.json_format import ParseDict
 from grpc import aio
 
 from bench.databases import SKUS, sku
@@ -26,6 +27,12 @@ from commerce.inventory.v1.inventory_service_pb2 import (
     GetStockResponse,
     RestockRequest,
     RestockResponse,
+)
+from commerce.order.v1.order_service_pb2 import (
+    CreateOrderRequest,
+    CreateOrderResponse,
+    GetOrderRequest,
+    GetOrderResponse,
 )
 from commerce.product.v1.product_service_pb2 import GetProductRequest, GetProductResponse
 
@@ -53,7 +60,14 @@ class Rpc:
     item: str
     verb: str
     url: str
-    body: Mapping[str, Any] | None = None
+    body: Callable[[str], Mapping[str, Any]] | None = None
+    key: str = "sku"
+    """The field of the item that is what was asked for; in JSON too, in lowerCamelCase."""
+
+
+def _new_order(sku: str) -> dict[str, Any]:
+    address = {"regionCode": "CH", "addressLines": ["Bahnhofstrasse 1, 8001 Zürich"]}
+    return {"lines": [{"sku": sku, "quantity": 2}], "paymentToken": "tok_ok", "shipTo": address}
 
 
 RPCS = {
@@ -80,7 +94,26 @@ RPCS = {
         "stock",
         "POST",
         "/v1/inventory/{}:restock",
-        {"quantity": 1},
+        lambda _: {"quantity": 1},
+    ),
+    "GetOrder": Rpc(
+        "/commerce.order.v1.OrderService/GetOrder",
+        lambda order_id: GetOrderRequest(order_id=order_id),
+        GetOrderResponse,
+        "order",
+        "GET",
+        "/v1/orders/{}",
+        key="order_id",
+    ),
+    "CreateOrder": Rpc(
+        "/commerce.order.v1.OrderService/CreateOrder",
+        lambda sku: ParseDict(_new_order(sku), CreateOrderRequest()),
+        CreateOrderResponse,
+        "order",
+        "POST",
+        "/v1/orders",
+        _new_order,
+        key="order_id",
     ),
 }
 
@@ -127,19 +160,22 @@ def _over_grpc(rpc: Rpc, channel: aio.Channel, authorization: str) -> Call:
 
     async def call(sku: str) -> str:
         answer = await method(rpc.request(sku), metadata=metadata, timeout=_DEADLINE)
-        found: str = getattr(answer, rpc.item).sku
+        found: str = getattr(getattr(answer, rpc.item), rpc.key)
         return found
 
     return call
 
 
 def _over_rest(rpc: Rpc, session: aiohttp.ClientSession) -> Call:
+    key = rpc.response.DESCRIPTOR.fields_by_name[rpc.item].message_type.fields_by_name[rpc.key].json_name
+
     async def call(sku: str) -> str:
-        async with session.request(rpc.verb, rpc.url.format(sku), json=rpc.body) as answer:
+        body = None if rpc.body is None else rpc.body(sku)
+        async with session.request(rpc.verb, rpc.url.format(sku), json=body) as answer:
             told = await answer.json()
             if answer.status != 200:
                 raise Broken(f"{rpc.url} was answered with {answer.status}: {told.get('message')}")
-            found: str = told["sku"]
+            found: str = told.get(rpc.item, told)[key]  # Not everybody knows response_body.
             return found
 
     return call

@@ -71,7 +71,7 @@ async def _servers(folder: Path, issuer: Issuer) -> AsyncIterator[Mapping[str, S
             service = run_service(folder, name, {"WEFT_DATABASE_URL": url, **common})
             servers[name] = _server(name, await stack.enter_async_context(service))
         backends = {f"commerce.{name}.v1.{name.title()}Service": one.address for name, one in servers.items()}
-        gateway = await stack.enter_async_context(run_gateway(folder, backends, _TRACED))
+        gateway = await stack.enter_async_context(run_gateway(folder, backends, common))
         yield {**servers, "bare": bare, "gateway": _server("gateway", gateway)}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench.stage import Broken, check_runs, environment, running
 from cli.probes import LOOPBACK, http_probe
-from cli.system import descriptors, python_module
+from cli.system import BUSY, descriptors, python_module
 from weft.embedded import free_port
 
 if TYPE_CHECKING:
@@ -39,16 +39,15 @@ async def run_service(folder: Path, name: str, settings: Mapping[str, str]) -> A
 
 
 @asynccontextmanager
-async def run_gateway(
-    folder: Path, backends: Mapping[str, str], settings: Mapping[str, str] | None = None
-) -> AsyncIterator[Running]:
-    """Run a gateway in front of services, by their full names."""
+async def run_gateway(folder: Path, backends: Mapping[str, str], settings: Mapping[str, str]) -> AsyncIterator[Running]:
+    """Run a gateway in front of services, by their full names; `settings` say where the issuer's keys are."""
     port = free_port()
     own = {
         "WEFT_GATEWAY_DESCRIPTORS": str(descriptors()),
         "WEFT_GATEWAY_BACKENDS": " ".join(f"{service}={address}" for service, address in backends.items()),
         "WEFT_GATEWAY_PORT": str(port),
-        **(settings or {}),
+        **BUSY,
+        **settings,
     }
     async with _ready(folder, "gateway", python_module("gateway"), port, own) as running_one:
         yield running_one

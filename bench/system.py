@@ -13,6 +13,7 @@ import psutil
 
 from bench.stage import Broken, check_runs, environment, pids_of, result_of, running
 from cli.data import DataDirectory
+from cli.system import BUSY
 from weft.tasks import end
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ async def weft_up(folder: Path, *, one_process: bool = False) -> AsyncIterator[S
     argv = [sys.executable, "-P", "-m", "cli", "up", "--data", str(data), "--gateway-port=0"]
     start = time.perf_counter()
     async with running(
-        [*argv, "--one-process"] if one_process else argv, log=log, env=environment(), read_output=True
+        [*argv, "--one-process"] if one_process else argv, log=log, env=environment(BUSY), read_output=True
     ) as process:
         await _until_ready(process, log)
         seconds = time.perf_counter() - start
