@@ -20,8 +20,8 @@ from bench.report import Figure, Target, number
 from bench.services import run_gateway
 from bench.stage import Broken, check_runs, environment, result_of, running
 from cli.probes import LOOPBACK
-from gateway.router import Found, Router
-from gateway.template import parse
+from gateway.routing.router import Found, Router
+from gateway.routing.template import parse
 from weft.embedded import free_port
 from weft.testing import Issuer
 

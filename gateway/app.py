@@ -13,8 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.code_pb2 import Code
 
-from gateway.answers import BASE_HEADERS, CutOff, Response, Streamed, send_parts, send_whole
-from gateway.compression import compressed
+from gateway.admission.query_token import moved
 from gateway.errors import (
     ErrorWriter,
     Refusal,
@@ -28,11 +27,12 @@ from gateway.errors import (
     retry_later,
     status_of,
 )
-from gateway.query_token import moved
+from gateway.http.answers import BASE_HEADERS, CutOff, Response, Streamed, send_parts, send_whole
+from gateway.http.compression import compressed
+from gateway.http.requests import NONE, Headers, header
 from gateway.records import NOBODY_LISTENS, Metrics, Record
-from gateway.requests import NONE, Headers, header
-from gateway.router import Found
-from gateway.streams import Stream, is_passing
+from gateway.routing.router import Found
+from gateway.streaming.streams import Stream, is_passing
 from weft.domain import new_id
 from weft.tracing import SpanKind, TraceContext
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
-    from gateway.admission import Admission
-    from gateway.answers import Header
-    from gateway.mapping import Mapping as Binding
+    from gateway.admission.gate import Admission
+    from gateway.http.answers import Header
+    from gateway.messages.mapping import Mapping as Binding
     from gateway.pages import Page, Pages
-    from gateway.router import Router
     from gateway.routes import Route
-    from gateway.streams import Streams
+    from gateway.routing.router import Router
+    from gateway.streaming.streams import Streams
     from weft import Tracing
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.descriptor_pool import DescriptorPool
 
-    from gateway.answers import Header
+    from gateway.http.answers import Header
 
 DOMAIN = "gateway"
 """The `domain` of the ErrorInfo in errors of the gateway's own."""

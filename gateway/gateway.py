@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from gateway.addresses import Addresses
-from gateway.admission import Admission, Rates
+from gateway.admission.addresses import Addresses
+from gateway.admission.gate import Admission, Rates
+from gateway.admission.rates import Limit
+from gateway.admission.trust import Trust
 from gateway.app import App
 from gateway.backends import Backends
-from gateway.browsers import for_pages_of, safe_headers
-from gateway.codec import Codec
+from gateway.contract.sources import open_source
 from gateway.errors import ErrorWriter
 from gateway.health import Readiness, healthz
-from gateway.http_server import HttpServer
+from gateway.http.browsers import for_pages_of, safe_headers
+from gateway.http.protocol import Caps, protocol_with
+from gateway.http.server import HttpServer
+from gateway.messages.codec import Codec
 from gateway.openapi import describe, site
 from gateway.pages import Pages, index
-from gateway.protocol import Caps, protocol_with
-from gateway.rates import Limit
 from gateway.records import Metrics
 from gateway.routes import make_routes
-from gateway.sources import open_source
-from gateway.streams import Streams
-from gateway.trust import Trust
+from gateway.streaming.streams import Streams
 from weft import Tracing, logs
 from weft.ops import OpsServer
 
 if TYPE_CHECKING:
+    from gateway.contract.sources import Source
     from gateway.settings import GatewaySettings
-    from gateway.sources import Source
     from weft.tokens import Fetch
 
 _log = logs.logger("weft.gateway")

@@ -16,7 +16,7 @@ import orjson
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from gateway.answers import BASE_HEADERS, Response
+from gateway.http.answers import BASE_HEADERS, Response
 from gateway.pages import fixed
 from weft.tracing import TraceContext, Tracing
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway.answers import BASE_HEADERS, Response
+from gateway.http.answers import BASE_HEADERS, Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from uvicorn._types import HTTPScope
 
-    from gateway.answers import Header
+    from gateway.http.answers import Header
     from gateway.routes import Route
 
 NOBODY_LISTENS = 499

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from gateway.descriptors import rules_of
-from gateway.etags import guard_of, tags_of
-from gateway.formats import Formats
-from gateway.mapping import CannotServe, Mapping
-from gateway.positions import Resume, position_of
-from gateway.query_token import is_free
-from gateway.raw import RawReply, RawRequest, raw_reply, raw_request
-from gateway.router import Conflict, Router
-from gateway.streams import Streaming
-from gateway.template import parse
+from gateway.admission.query_token import is_free
+from gateway.contract.descriptors import rules_of
+from gateway.http.etags import guard_of, tags_of
+from gateway.messages.mapping import CannotServe, Mapping
+from gateway.messages.raw import RawReply, RawRequest, raw_reply, raw_request
+from gateway.routing.router import Conflict, Router
+from gateway.routing.template import parse
+from gateway.streaming.formats import Formats
+from gateway.streaming.positions import Resume, position_of
+from gateway.streaming.streams import Streaming
 from weft import CannotStart
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from gateway.backends import Backends, Call
-    from gateway.codec import Codec
-    from gateway.descriptors import Contract, Method
-    from gateway.etags import Guard, Tags
+    from gateway.contract.descriptors import Contract, Method
+    from gateway.http.etags import Guard, Tags
+    from gateway.messages.codec import Codec
 
 _STANDARD = ("get", "put", "post", "delete", "patch")
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from gateway.protection import ProtectionSettings
+from gateway.admission.protection import ProtectionSettings
 
 _BETWEEN = re.compile(r"[\s;]+|,\s*(?=[A-Za-z_][\w.]*(?:/[\w.-]+)?=)")
 _SERVICE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(/[\w.-]+)?")

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
-from gateway.descriptors import Contract
+from gateway.contract.descriptors import Contract
 from gateway.gateway import Gateway
 from gateway.settings import GatewaySettings
 from weft.tracing import Tracing

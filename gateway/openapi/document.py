@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from gateway.descriptors import rules_of
+from gateway.contract.descriptors import rules_of
 from gateway.openapi.examples import Examples
 from gateway.openapi.operations import Binding, Operations
 from gateway.openapi.parameters import Parameters
@@ -13,12 +13,12 @@ from gateway.openapi.paths import path_of, places, shape
 from gateway.openapi.responses import details_of, error_responses, error_schema
 from gateway.openapi.schemas import Schemas, reachable
 from gateway.routes import pattern_of
-from gateway.template import parse
+from gateway.routing.template import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from gateway.descriptors import Contract
+    from gateway.contract.descriptors import Contract
 
     Schema = dict[str, Any]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from gateway.messages.values import is_wrapper, map_entry
 from gateway.openapi.constraints import behaviour, limits
-from gateway.values import is_wrapper, map_entry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gateway.comments import first_sentence
-from gateway.etags import has_etag, tags_of
+from gateway.contract.comments import first_sentence
+from gateway.http.etags import has_etag, tags_of
+from gateway.messages.raw import raw_reply
+from gateway.messages.values import has_special_form
 from gateway.openapi.constraints import is_required
 from gateway.openapi.parameters import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, for_streams
 from gateway.openapi.responses import ETAG, errors_of
 from gateway.openapi.wellknown import nullable
-from gateway.raw import raw_reply
-from gateway.values import has_special_form
 from weftapi.v1 import annotations_pb2 as weft
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from google.api.http_pb2 import HttpRule
     from google.protobuf.descriptor import Descriptor
 
-    from gateway.descriptors import Method
+    from gateway.contract.descriptors import Method
     from gateway.openapi.examples import Examples
     from gateway.openapi.parameters import Parameters
     from gateway.openapi.paths import Place
     from gateway.openapi.schemas import Schemas
-    from gateway.template import Template
+    from gateway.routing.template import Template
 
     Schema = dict[str, Any]
 

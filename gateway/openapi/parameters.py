@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gateway.admission.query_token import is_free
+from gateway.messages.values import map_entry
 from gateway.openapi.constraints import is_required, limits
 from gateway.openapi.wellknown import in_text, scalar, special
-from gateway.positions import position_of
-from gateway.query_token import is_free
-from gateway.values import map_entry
+from gateway.streaming.positions import position_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from gateway.slots import Slot
-from gateway.template import Wildcard
+from gateway.messages.slots import Slot
+from gateway.routing.template import Wildcard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-    from gateway.template import Template, Variable
+    from gateway.routing.template import Template, Variable
 
 _UNRESERVED = "!$&'()+,;=@-._~"
 

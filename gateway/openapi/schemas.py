@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gateway.messages.values import map_entry
 from gateway.openapi.constraints import behaviour, is_required, is_secret, limits
 from gateway.openapi.wellknown import map_keys, scalar, special
-from gateway.values import map_entry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from gateway.answers import Response
-from gateway.compression import takes_gzip
+from gateway.http.answers import Response
+from gateway.http.compression import takes_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvicorn._types import HTTPScope
 
-    from gateway.answers import Header
+    from gateway.http.answers import Header
     from gateway.pages import Page
 
 _PACKAGE = "fastapi-swagger"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from gateway.values import is_wrapper
+from gateway.messages.values import is_wrapper
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor

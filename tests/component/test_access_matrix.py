@@ -28,7 +28,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from gateway.descriptors import Contract, Method, rules_of
+from gateway.contract.descriptors import Contract, Method, rules_of
 from tests.component.callers import bearer, issuer
 from tests.component.whole import DESCRIPTORS, OPERATIONS, PASSWORD, WholeShop, whole_shop
 from weft.testing import Issuer, eventually

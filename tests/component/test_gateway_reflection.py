@@ -17,8 +17,8 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+from gateway.contract.reflection import reflect
 from gateway.gateway import Gateway
-from gateway.reflection import reflect
 from gateway.settings import GatewaySettings
 from tests.component.edge import CATALOGUE, Catalogue, serving
 from tests.gateway_probe import SERVICE, ProbeServer, probe_files

@@ -166,7 +166,7 @@ async def test_the_deadline_is_told_in_mid_stream(client: aiohttp.ClientSession,
 async def test_a_quiet_stream_has_its_headers_soon_and_heartbeats_for_events(
     ticker: Ticker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.streams._MOMENT", 0.02)
+    monkeypatch.setattr("gateway.streaming.streams._MOMENT", 0.02)
 
     async def silence(_request: Any, _context: Any) -> AsyncIterator[Any]:
         await asyncio.Event().wait()

@@ -110,7 +110,7 @@ async def fronting(orders: Orders, origin: str, port: int = 0) -> AsyncIterator[
 async def test_a_browsers_event_source_follows_an_order_past_a_restart_of_the_gateway_and_stops_with_it(
     orders: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.formats.ServerSentEvents.opening", b"retry: 50\n\n")
+    monkeypatch.setattr("gateway.streaming.formats.ServerSentEvents.opening", b"retry: 50\n\n")
     order_id = (await orders.place(user="bob")).order_id
     token = bearer("bob", "customer").removeprefix("Bearer ")
     async with page_of_the_shop() as origin, browsing() as browser:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import grpc
 
-from gateway.descriptors import Contract
+from gateway.contract.descriptors import Contract
 from tests.gateway_probe import compiled, fronting
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.codec import Codec, parse
-from gateway.values import Wrong
+from gateway.messages.codec import Codec, parse
+from gateway.messages.values import Wrong
 from tests.gateway_probe import message, probe
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from gateway.errors import (
     retry_later,
     status_of,
 )
-from gateway.requests import Headers
+from gateway.http.requests import Headers
 from tests.gateway_probe import message, probe
 
 if TYPE_CHECKING:

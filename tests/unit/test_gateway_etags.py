@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import Refusal
-from gateway.etags import Tags, guard_of, header_of
-from gateway.requests import Headers
+from gateway.http.etags import Tags, guard_of, header_of
+from gateway.http.requests import Headers
 from tests.gateway_probe import message
 
 if TYPE_CHECKING:

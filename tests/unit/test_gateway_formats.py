@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.events import Event, read_events
-from gateway.descriptors import Contract
-from gateway.formats import ServerSentEvents, choose
-from gateway.positions import position_of
+from gateway.contract.descriptors import Contract
+from gateway.streaming.formats import ServerSentEvents, choose
+from gateway.streaming.positions import position_of
 from tests.gateway_probe import compiled
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from google.rpc.error_details_pb2 import BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.codec import Codec
 from gateway.errors import Refusal
-from gateway.mapping import CannotServe, Mapping
-from gateway.template import parse
+from gateway.messages.codec import Codec
+from gateway.messages.mapping import CannotServe, Mapping
+from gateway.routing.template import parse
 from tests.gateway_probe import message, probe
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from openapi_spec_validator import validate
 
-from gateway.codec import Codec
-from gateway.comments import comments_of, first_sentence
-from gateway.descriptors import Contract
+from gateway.contract.comments import comments_of, first_sentence
+from gateway.contract.descriptors import Contract
+from gateway.messages.codec import Codec
 from gateway.openapi import describe, site
 from gateway.openapi.constraints import limits
 from gateway.pages import index

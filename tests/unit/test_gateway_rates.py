@@ -10,9 +10,9 @@ from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.addresses import Addresses, site_of
-from gateway.buckets import Buckets
-from gateway.rates import Limit, told, too_many
+from gateway.admission.addresses import Addresses, site_of
+from gateway.admission.buckets import Buckets
+from gateway.admission.rates import Limit, told, too_many
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.__main__ import options
-from gateway.answers import BASE_HEADERS, Response
-from gateway.compression import compressed, takes_gzip
 from gateway.errors import Refusal
-from gateway.requests import Headers
+from gateway.http.answers import BASE_HEADERS, Response
+from gateway.http.compression import compressed, takes_gzip
+from gateway.http.requests import Headers
 from gateway.settings import GatewaySettings
 
 if TYPE_CHECKING:

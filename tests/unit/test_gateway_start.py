@@ -10,7 +10,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from pydantic import ValidationError
 
 from gateway.__main__ import options
-from gateway.descriptors import Contract
+from gateway.contract.descriptors import Contract
 from gateway.gateway import Gateway
 from gateway.settings import GatewaySettings
 from tests.gateway_probe import PROTO, SERVICE, compiled, probe_files

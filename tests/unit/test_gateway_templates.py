@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.router import Conflict, Found, Router, WrongMethod
-from gateway.template import Template, Variable, Wildcard, parse
+from gateway.routing.router import Conflict, Found, Router, WrongMethod
+from gateway.routing.template import Template, Variable, Wildcard, parse
 
 ONE, REST = Wildcard.ONE, Wildcard.REST
 REFUSED = [

@@ -12,8 +12,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.codec import Codec, parse
-from gateway.descriptors import Contract
+from gateway.contract.descriptors import Contract
+from gateway.messages.codec import Codec, parse
 from tests.gateway_probe import compiled, message, probe
 
 if TYPE_CHECKING:

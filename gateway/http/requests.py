@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PASSED_ON = {name.encode(): name for name in ("authorization", "accept-language", "idempotency-key", "x-request-id")}
 """Headers that become metadata. All others stay here, so that nobody can claim an identity by one of them; the settings
-may name more, which `gateway.protection` looks at."""
+may name more, which `gateway.admission.protection` looks at."""
 _READ = {*_PASSED_ON, b"traceparent", b"tracestate", b"content-type", b"x-request-timeout", b"grpc-timeout"} | {
     b"if-match",
     b"if-none-match",

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import grpc
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.addresses import site_of
-from gateway.answers import BASE_HEADERS, CutOff
+from gateway.admission.addresses import site_of
 from gateway.errors import Refusal, headers_of, refusal, retry_later
+from gateway.http.answers import BASE_HEADERS, CutOff
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from gateway.addresses import Addresses
+    from gateway.admission.addresses import Addresses
     from gateway.errors import ErrorWriter
     from gateway.records import Metrics
 

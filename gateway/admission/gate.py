@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
+from gateway.admission.rates import told, too_many
 from gateway.errors import Refusal, refusal
-from gateway.rates import told, too_many
 from weft.domain import PermissionDenied, Unauthenticated, Unavailable, WeftError
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from uvicorn._types import HTTPScope
 
-    from gateway.addresses import Addresses
-    from gateway.answers import Header
-    from gateway.rates import Limit, Share
-    from gateway.requests import Headers
+    from gateway.admission.addresses import Addresses
+    from gateway.admission.rates import Limit, Share
+    from gateway.http.answers import Header
+    from gateway.http.requests import Headers
     from gateway.routes import Route
     from weft.access import Door
     from weft.identity import Caller

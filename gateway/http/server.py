@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGI3Application
 
-    from gateway.protocol import Protocol
+    from gateway.http.protocol import Protocol
 
 
 class HttpServer:

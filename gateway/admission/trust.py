@@ -11,8 +11,8 @@ from weft.tasks import end
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.descriptors import Contract
-    from gateway.protection import ProtectionSettings
+    from gateway.admission.protection import ProtectionSettings
+    from gateway.contract.descriptors import Contract
     from weft.access import Door
     from weft.tokens import Fetch, SigningKeys
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.backends import check_hosts, service_of
-from gateway.descriptors import Contract, rules_of
-from gateway.reflection import reflect
+from gateway.contract.descriptors import Contract, rules_of
+from gateway.contract.reflection import reflect
 from weft import CannotStart, logs
 
 if TYPE_CHECKING:

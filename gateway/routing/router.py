@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from gateway.template import Wildcard, decode
+from gateway.routing.template import Wildcard, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gateway.template import Template
+    from gateway.routing.template import Template
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 from google.protobuf.message import DecodeError
 
-from gateway.answers import BASE_HEADERS, CutOff, Response, Streamed
 from gateway.errors import Refusal, retry_later
+from gateway.http.answers import BASE_HEADERS, CutOff, Response, Streamed
 from weft.tasks import end
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.answers import Header
     from gateway.backends import StreamCall
     from gateway.errors import ErrorWriter
-    from gateway.formats import Format, Formats
-    from gateway.positions import Resume
+    from gateway.http.answers import Header
     from gateway.records import Metrics
+    from gateway.streaming.formats import Format, Formats
+    from gateway.streaming.positions import Resume
 
     Explain = Callable[[Exception], Refusal]
     """Makes of what ended a stream what its client is told."""

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.message import Message
 
-    from gateway.answers import Header
-    from gateway.requests import Headers
-    from gateway.template import Template
+    from gateway.http.answers import Header
+    from gateway.http.requests import Headers
+    from gateway.routing.template import Template
 
 ETAG = "etag"
 """The field's name, wherever there is one."""

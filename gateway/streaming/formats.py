@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from gateway.raw import RawReply
+    from gateway.messages.raw import RawReply
 
 _NAMES = {
     b"text/event-stream": (b"text/event-stream",),

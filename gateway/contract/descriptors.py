@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from gateway.comments import comments_of
+from gateway.contract.comments import comments_of
 from weft import CannotStart
 from weftapi.v1 import annotations_pb2 as weft_annotations
 

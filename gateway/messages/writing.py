@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
-from gateway.plain import SPECIAL, plain_of
-from gateway.values import has_special_form, is_wrapper, map_entry
+from gateway.messages.plain import SPECIAL, plain_of
+from gateway.messages.values import has_special_form, is_wrapper, map_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
     from google.protobuf.message import Message
 
-    from gateway.plain import Plain
+    from gateway.messages.plain import Plain
 
 
 class Writer:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format, message_factory
 
-from gateway.values import Wrong, from_json, from_text, has_special_form, is_wrapper, map_entry, read_message
+from gateway.messages.values import Wrong, from_json, from_text, has_special_form, is_wrapper, map_entry, read_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

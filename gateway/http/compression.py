@@ -7,7 +7,7 @@ import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from gateway.answers import Response
+from gateway.http.answers import Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

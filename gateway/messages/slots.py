@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gateway.values import Wrong, from_text, is_wrapper, map_entry, read_message
+from gateway.messages.values import Wrong, from_text, is_wrapper, map_entry, read_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 
-from gateway.buckets import Buckets
+from gateway.admission.buckets import Buckets
 from gateway.errors import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gateway.answers import Header
     from gateway.errors import Refusal
+    from gateway.http.answers import Header
 
 _SECOND = 1_000_000_000
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import EncodeError
 
-from gateway.codec import parse
 from gateway.errors import invalid, json_path
-from gateway.etags import ETAG, has_etag
-from gateway.slots import NoSuchField, Slot, UnknownField
-from gateway.template import decode
-from gateway.values import Wrong
+from gateway.http.etags import ETAG, has_etag
+from gateway.messages.codec import parse
+from gateway.messages.slots import NoSuchField, Slot, UnknownField
+from gateway.messages.values import Wrong
+from gateway.routing.template import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
     from google.protobuf.message import Message
 
-    from gateway.codec import Codec
-    from gateway.template import Template, Variable
+    from gateway.messages.codec import Codec
+    from gateway.routing.template import Template, Variable
 
 _KEYED = re.compile(r"([^\[\]]+)\[(.*)\]", re.DOTALL)
 _SHOWN = 100

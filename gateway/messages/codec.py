@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from gateway.reading import Reader
-from gateway.values import Wrong
-from gateway.writing import Writer
+from gateway.messages.reading import Reader
+from gateway.messages.values import Wrong
+from gateway.messages.writing import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

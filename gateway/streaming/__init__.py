@@ -1,0 +1,1 @@
+"""Server streams over HTTP."""
