@@ -25,7 +25,7 @@ up: $(VENV)/.runtime ## start everything and place three sample orders; Ctrl-C s
 	@$(BIN)/weft up --demo $(ARGS)
 
 test: $(VENV)/.dev ## run the tests, three at a time; ARGS="-k declined" picks some, ARGS="-n 0" runs one at a time
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.runtime ## break systems on purpose and audit them; FULL=1 breaks more, CHAOS_SEEDS="7 8" chooses other faults
 	@mkdir -p .build

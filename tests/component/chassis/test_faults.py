@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from weft.embedded import Postgres
 
 HOUR = timedelta(hours=1)
-LONGER_THAN_A_LOCK = 9.0
+LONGER_THAN_A_LOCK = 30.0
 
 
 @on_sqlite
