@@ -35,6 +35,8 @@ _CONNECT = 5.0
 _QUIET = 60.0
 """Seconds of silence after which a stream is given up: a gateway has a heartbeat in every 15."""
 _LONGEST_PAUSE = 5
+_UNKNOWN = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""What a request may end with that was done nevertheless (docs/guarantees.md)."""
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
@@ -119,8 +121,8 @@ class Rest:
         idempotency key, for what is done once however often it is asked for.
 
         A GET, and what has a `key`, is repeated once if the gateway asks for it, with 503 and `Retry-After`, and what
-        has a key also if no answer came. Raises `CallFailed` for
-        a refusal and for no answer, `Problem` for an answer that no gateway of Weft gives.
+        has a key also if no answer came. Raises `CallFailed` for a refusal and for no answer, which tells the key if
+        it is not known what became of the request, and `Problem` for an answer that no gateway of Weft gives.
         """
         url = URL(self.url + path, encoded=True).update_query(query or {})
         headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -136,11 +138,14 @@ class Rest:
             status, pause, text = HTTPStatus.SERVICE_UNAVAILABLE, 1, ""
         if (method == "GET" or key) and status == HTTPStatus.SERVICE_UNAVAILABLE and pause is not None:
             await asyncio.sleep(min(pause, _LONGEST_PAUSE))
-            status, _, text = await self._exchange(method, url, headers, body)
+            try:
+                status, _, text = await self._exchange(method, url, headers, body)
+            except CallFailed as failed:
+                raise _told_key(failed, key) from None
         answer = _parse(text)
         if status == HTTPStatus.OK and answer is not None:
             return answer
-        raise self._refusal(status, text)
+        raise _told_key(self._refusal(status, text), key)
 
     async def events(self, path: str, *, token: str = "", last_id: str = "") -> AsyncGenerator[Event, None]:
         """Yield the events of a stream, after the one with `last_id`; end if there can be no more of them.
@@ -202,11 +207,17 @@ class _NoAnswer(CallFailed):
     """A request was sent, and what became of it is not known."""
 
     def __init__(self, told: str, method: str, headers: Mapping[str, str]) -> None:
-        if key := headers.get("idempotency-key"):
-            told += f"; whether it did what it was asked is not known: ask again with --idempotency-key {quoted(key)}"
-        elif method != "GET":
+        if method != "GET" and "idempotency-key" not in headers:
             told += "; whether it did what it was asked is not known: look before you ask again"
         super().__init__("UNAVAILABLE", told, exit_code=OPERATOR)
+
+
+def _told_key(problem: Problem, key: str) -> Problem:
+    """Return a problem that tells the request's key, if it has one, and leaves open what became of the request."""
+    if not key or not isinstance(problem, CallFailed) or problem.code not in _UNKNOWN:
+        return problem
+    advice = f"whether it did what it was asked is not known: ask again with --idempotency-key {quoted(key)}"
+    return problem.with_advice(advice)
 
 
 def explain(status: Answer) -> CallFailed:

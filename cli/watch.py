@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _PAUSES = (0.1, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0)
 """Seconds to wait before each of the tries after a cut; then it is given up."""
-_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
-"""What a stream may end with in its middle that another try mends: a gateway is away, or has had it for long enough."""
+_LONG_ENOUGH = "DEADLINE_EXCEEDED"
+"""How a gateway ends a stream that it has had for long enough."""
 _ENDED = (pb.ORDER_STATE_COMPLETED, pb.ORDER_STATE_CANCELLED)
 
 
@@ -62,9 +62,12 @@ async def states(gateway: Gateway, order_id: str) -> AsyncGenerator[Answer, None
                         return
             return
         except CallFailed as failed:
-            if failed.code not in _PASSING or not last_id or failures == len(_PAUSES):
+            is_over = failed.code == _LONG_ENOUGH and bool(last_id)
+            if is_over:
+                failures = 0
+            elif failed.code != "UNAVAILABLE" or not last_id or failures == len(_PAUSES):
                 raise
-            if not failures:
+            elif not failures:
                 print(f"weft: {failed}; trying again", file=sys.stderr)
         await asyncio.sleep(_PAUSES[failures])
-        failures += 1
+        failures += not is_over

@@ -168,11 +168,12 @@ class App:
         self, scope: HTTPScope, record: Record, found: Found[Route], headers: Headers, receive: ASGIReceiveCallable
     ) -> Response | Streamed:
         try:
-            record.told = await self._admission.admit(found.route, headers, scope)
+            admitted = await self._admission.admit(found.route, headers, scope)
+            record.told = admitted.told
             encoded = await self._request(scope, found, headers, receive)
             encoded = found.route.guard.fill(encoded, scope["method"], headers)
             if found.route.streaming is not None:
-                return await self._stream(scope, record, found.route, encoded, headers)
+                return await self._stream(scope, record, found.route, encoded, headers, admitted.who)
             return await self._call(record, found.route, encoded, headers)
         except _Gone:
             raise
@@ -198,9 +199,9 @@ class App:
             raise retry_later("TOO_MANY_CALLS", "too many calls are in progress: try again")
 
     async def _stream(
-        self, scope: HTTPScope, record: Record, route: Route, encoded: bytes, headers: Headers
+        self, scope: HTTPScope, record: Record, route: Route, encoded: bytes, headers: Headers, who: str
     ) -> Response | Streamed:
-        """Open a stream. Raises what it fails with before its first message."""
+        """Open a stream of `who`. Raises what it fails with before its first message."""
         streaming, resumed = route.streaming, False
         assert streaming is not None
         format = streaming.formats.choose(header(scope, b"accept") or b"")
@@ -221,7 +222,7 @@ class App:
         opened: Response | Streamed
         try:
             self._check_calls()
-            opened = await self._streams.open(stream, resumed=resumed)
+            opened = await self._streams.open(stream, who, resumed=resumed)
         except Exception as error:
             # A refusal would be the end of an EventSource that came back too soon.
             if not last_id or not format.comes_back or not is_passing(error):

@@ -9,25 +9,27 @@ from __future__ import annotations
 import base64
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import orjson
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, DebugInfo, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from weft.domain import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from google.protobuf.any_pb2 import Any as AnyMessage
     from google.protobuf.descriptor import Descriptor
     from google.protobuf.descriptor_pool import DescriptorPool
 
     from gateway.http.answers import Header
+
+    T = TypeVar("T", bound=Message)
 
 DOMAIN = "gateway"
 """The `domain` of the ErrorInfo in errors of the gateway's own."""
@@ -61,6 +63,8 @@ _ABORTED = 10
 _UNTOLD = {1: "the call was cancelled", _LATE: "the deadline passed", _UNAVAILABLE: "not reachable now: try again"}
 """Codes whose message is gRPC's own where there are no details, and what is said instead."""
 _OURS = frozenset({2, _INTERNAL, 15})
+_SHOWN = 200
+"""Characters of a name that a client made up which an error repeats."""
 _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[[^\]]*\])?")
 
 
@@ -92,10 +96,14 @@ def refusal(
 
 def invalid(faults: Iterable[tuple[str, str]]) -> Refusal:
     """Make the 400 that names each field at fault by its JSON path, and says what is wrong with it."""
-    violations = [BadRequest.FieldViolation(field=field, description=what) for field, what in faults]
+    violations = [BadRequest.FieldViolation(field=_shown(field), description=what) for field, what in faults]
     message = "; ".join(f"{one.field}: {one.description}" if one.field else one.description for one in violations)
     details = BadRequest(field_violations=violations)
     return refusal(400, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", message, details)
+
+
+def _shown(name: str) -> str:
+    return name[:_SHOWN].encode(errors="backslashreplace").decode()  # JSON may have half a surrogate pair in it.
 
 
 def retry_later(reason: str, message: str, seconds: int = 1) -> Refusal:
@@ -114,14 +122,16 @@ def internal(error_id: str) -> Refusal:
 def status_of(error: grpc.aio.AioRpcError) -> Status:
     """Return what a client may be told of a failed call.
 
-    A status with details was made by the backend for its callers, and is passed on. Without, the message may
-    be gRPC's or a crash's: then codes for which that happens get a message of ours.
+    A status with details was made by the backend for its callers, and is passed on, but for a stack trace. Without,
+    the message may be gRPC's or a crash's: then codes for which that happens get a message of ours.
     """
     code = int(error.code().value[0])
     status = Status(code=code, message=error.details() or "")
     told = _told(error)
     if told is not None and told.code == code:
-        return told
+        kept = [detail for detail in told.details if not detail.Is(DebugInfo.DESCRIPTOR)]
+        if kept or not told.details:
+            return Status(code=code, message=told.message, details=kept)
     if code in _OURS:
         return internal(new_id()).status
     if code == _UNAVAILABLE:
@@ -136,8 +146,8 @@ def http_status_of(status: Status, *, guarded: bool = False) -> int:
 
     ABORTED answers a `guarded` request, one with If-Match, whose etag is not the present one (AIP-154).
     """
-    info = ErrorInfo()
-    if any(detail.Unpack(info) for detail in status.details) and info.reason in _BY_REASON:
+    info = _first(status, ErrorInfo)
+    if info is not None and info.reason in _BY_REASON:
         return _BY_REASON[info.reason]
     if guarded and status.code == _ABORTED:
         return 412
@@ -146,10 +156,26 @@ def http_status_of(status: Status, *, guarded: bool = False) -> int:
 
 def error_id_of(status: Status) -> str:
     """Return the id under which an error of the gateway's own is to be logged; nothing for others."""
-    info, request = ErrorInfo(), RequestInfo()
-    if any(detail.Unpack(info) for detail in status.details) and info.domain == DOMAIN:
-        return next((request.request_id for detail in status.details if detail.Unpack(request)), "")
-    return ""
+    info, request = _first(status, ErrorInfo), _first(status, RequestInfo)
+    if info is None or request is None or info.domain != DOMAIN:
+        return ""
+    return request.request_id
+
+
+def _first(status: Status, kind: type[T]) -> T | None:
+    """Return the first detail of a type; None if there is none."""
+    return next((found for _, found in _details(status, kind)), None)
+
+
+def _details(status: Status, kind: type[T]) -> Iterator[tuple[AnyMessage, T]]:
+    """Give the details of a type, as they are packed and unpacked, but for those that are broken."""
+    found = kind()
+    for detail in status.details:
+        try:
+            if detail.Unpack(found):
+                yield detail, found
+        except DecodeError:
+            continue
 
 
 def _told(error: grpc.aio.AioRpcError) -> Status | None:
@@ -194,8 +220,8 @@ def headers_of(status: Status, *, token_sent: bool) -> list[Header]:
 
 
 def _retry_after(status: Status) -> int | None:
-    info = RetryInfo()
-    if any(detail.Unpack(info) for detail in status.details):
+    info = _first(status, RetryInfo)
+    if info is not None:
         return max(1, math.ceil(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
     return 1 if status.code == _UNAVAILABLE else None
 
@@ -207,15 +233,13 @@ def renamed(status: Status, request: Descriptor, body: str) -> Status:
     """
     if status.code != _INVALID:
         return status
-    for detail in status.details:
-        told = BadRequest()
-        if detail.Unpack(told):
-            said = _sentence(told)
-            for violation in told.field_violations:
-                violation.field = json_path(violation.field, request, body)
-            detail.Pack(told)
-            if status.message == said:
-                status.message = _sentence(told)
+    for detail, told in _details(status, BadRequest):
+        said = _sentence(told)
+        for violation in told.field_violations:
+            violation.field = json_path(violation.field, request, body)
+        detail.Pack(told)
+        if status.message == said:
+            status.message = _sentence(told)
     return status
 
 

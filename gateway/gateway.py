@@ -68,7 +68,11 @@ class Gateway:
         addresses = Addresses(settings.gateway_trusted_proxies)
         self._readiness = Readiness(self._backends.health_checks(), lacks=self._lacks)
         self._streams = Streams(
-            errors, counted, heartbeat=settings.gateway_heartbeat_seconds, most=settings.gateway_max_streams
+            errors,
+            counted,
+            heartbeat=settings.gateway_heartbeat_seconds,
+            most=settings.gateway_max_streams,
+            most_of_one=settings.gateway_max_streams_per_user,
         )
         self._app = App(
             router,

@@ -71,6 +71,9 @@ class GatewaySettings(ProtectionSettings):
     gateway_max_streams: int = Field(
         500, ge=1, description="Streams at the same time, which count among the calls; more are answered with 503."
     )
+    gateway_max_streams_per_user: int = Field(
+        100, ge=1, description="Streams of one user at the same time, or of one address where no user is known."
+    )
     gateway_max_connections: int = Field(4000, ge=1, description="Connections at the same time; more get 503.")
     gateway_max_connections_per_address: int = Field(
         1000, ge=1, description="Connections of one address at the same time, unless it is a trusted proxy's."

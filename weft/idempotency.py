@@ -3,7 +3,8 @@
 That is the metadata `idempotency-key` (over HTTP the header Idempotency-Key, as the IETF drafts it), on methods that
 their contract marks with `weftapi.v1.keeps_answer`. The same request gets the answer of the first time; a key counts
 for one user and one method. The edge looks before the servicer runs, so an answer is given again while what the
-servicer needs is down; the writer looks once more (see `weft.answers`), for what was under way meanwhile.
+servicer needs is down; the writer looks once more (see `weft.answers`), for what was under way meanwhile, and the edge
+again when the servicer refuses.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from weft import answers, identity
 from weft.access import contract_of, rule_of
 from weft.answers import Asked, Place
 from weft.clock import micros
-from weft.domain import InvalidInput, Violation
+from weft.domain import InvalidInput, Violation, WeftError
 from weftapi.v1.annotations_pb2 import ACCESS_PUBLIC, keeps_answer
 
 if TYPE_CHECKING:
@@ -100,15 +101,24 @@ class KeptAnswers:
         async def serve_once(request: Message, context: Any) -> Message:
             asked = Asked(method, reply)
             key = key_of(context.invocation_metadata())
-            if key is not None:
-                asked.place = Place(identity.caller().subject, method, key)
-                asked.digest, asked.lifetime = digest_of(request), self._lifetime
-                earlier = await self._reader.look_up(answers.find, asked, self._clock.now())
-                if earlier is not None:
+            if key is None:
+                return await _serve(asked, serve, request, context)
+            asked.place = Place(identity.caller().subject, method, key)
+            asked.digest, asked.lifetime = digest_of(request), self._lifetime
+            if (earlier := await self._find(asked)) is not None:
+                return earlier
+            try:
+                return await _serve(asked, serve, request, context)
+            except WeftError:
+                # Perhaps because of what the first one did, while this one was on its way.
+                if (earlier := await self._find(asked)) is not None:
                     return earlier
-            return await _serve(asked, serve, request, context)
+                raise
 
         return serve_once
+
+    async def _find(self, asked: Asked) -> Message | None:
+        return await self._reader.look_up(answers.find, asked, self._clock.now())
 
     def clean(self, transaction: Transaction) -> bool:
         """Remove answers that are kept no more, the oldest first; return whether there may be more of them."""

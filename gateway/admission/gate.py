@@ -39,6 +39,15 @@ class Rates(NamedTuple):
     user: Limit | None = None
 
 
+class Admitted(NamedTuple):
+    """A request that was let in."""
+
+    who: str
+    """Whose it is: a user's, or an address's where no user is known; nothing where neither is."""
+    told: Sequence[Header]
+    """What the answer's headers are to tell besides."""
+
+
 class Admission:
     """Lets requests in, or not."""
 
@@ -48,16 +57,19 @@ class Admission:
         self._addresses = addresses
         self._rates = rates
 
-    async def admit(self, route: Route, headers: Headers, scope: HTTPScope) -> Sequence[Header]:
-        """Return what the answer's headers are to tell besides. Raises `Refusal`: 401, 403, 429, 503."""
+    async def admit(self, route: Route, headers: Headers, scope: HTTPScope) -> Admitted:
+        """Let a request in. Raises `Refusal`: 401, 403, 429, 503."""
         shares: list[Share] = []
-        if self._rates.address is not None and (address := self._addresses.of(scope)):
+        address = self._addresses.of(scope)
+        if self._rates.address is not None and address:
             _charge(shares, self._rates.address, address)
-        if (door := self._doors.get(route.rpc)) is not None:
-            caller = await _let_in(door, headers.authorization, shares)
-            if caller is not None and self._rates.user is not None:
-                _charge(shares, self._rates.user, caller.subject)
-        return told(shares)
+        door = self._doors.get(route.rpc)
+        caller = None if door is None else await _let_in(door, headers.authorization, shares)
+        if caller is None:
+            return Admitted(address, told(shares))
+        if self._rates.user is not None:
+            _charge(shares, self._rates.user, caller.subject)
+        return Admitted(f"user {caller.subject}", told(shares))
 
 
 def _charge(shares: list[Share], limit: Limit, key: str) -> None:

@@ -81,11 +81,8 @@ class Contract:
 
     def service(self, name: str) -> ServiceDescriptor:
         """Return the service of that full name. Raises `KeyError`."""
-        return (
-            self.methods[name][0].descriptor.containing_service
-            if self.methods[name]
-            else self.pool.FindServiceByName(name)
-        )
+        found: ServiceDescriptor = self.pool.FindServiceByName(name)
+        return found
 
     def class_of(self, message: Descriptor) -> type[Message]:
         """Return the class of a message of this contract."""

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 ETAG = "etag"
 """The field's name, wherever there is one."""
 
-_KEPT: Header = (b"cache-control", b"private, no-cache")
-"""A client may keep the answer, and asks each time whether it still holds."""
+_KEPT: tuple[Header, ...] = ((b"cache-control", b"private, no-cache"), (b"vary", b"authorization, accept-language"))
+"""A client may keep the answer, and asks each time whether it still holds. A browser must not ask so on behalf of the
+next user: an etag names the state of a thing, and not what is shown of it to whom."""
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 _TAGS = re.compile(rb'"[^"]*"')
 _MADE = '"='
@@ -61,7 +62,7 @@ class Tags:
         if not tag:
             body = encode(message)
             tag = b'W/"%b"' % urlsafe_b64encode(blake2b(body, digest_size=12).digest())
-        headers = ((b"etag", tag), _KEPT)
+        headers = ((b"etag", tag), *_KEPT)
         if known is not None and (known.strip() == b"*" or _opaque(tag) in _TAGS.findall(known)):
             return Tagged((*headers, (b"vary", b"accept-encoding")), None)
         return Tagged(headers, encode(message) if body is None else body)

@@ -37,6 +37,8 @@ _LINGER = 1.0
 _SLACK = 64 << 10
 _BYTES_A_BYTE = 9
 """How many bytes of chunked encoding a byte of a body may take."""
+_MOST_WAITING = 32
+"""Pipelined requests that wait for their turn: each takes a hundred times the memory of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Protocol(HttpToolsProtocol):
         self._in_headers = False
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -101,6 +104,8 @@ class Protocol(HttpToolsProtocol):
         if not self.connected[self._address]:
             del self.connected[self._address]
         super().connection_lost(exc)
+        if self._answering is not None:  # uvicorn tells the last one that came, which may wait behind this one.
+            self._answering.disconnected = True
         for task in self._running:
             task.cancel()
 
@@ -120,7 +125,15 @@ class Protocol(HttpToolsProtocol):
             self._refuse(self._headers_too_large())
 
     def _unsupported_upgrade_warning(self) -> None:
-        """A client that offers an upgrade, as to HTTP/2, is served without it."""
+        """Serve a client that offers an upgrade, as to HTTP/2, without it.
+
+        Its answer is the last one, as httptools drops what came with the request, be it a further one.
+        """
+        if not self._refused and self.cycle is not None:
+            self._refused = True
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(_bad_request("this is not HTTP as RFC 9112 has it"))
@@ -147,11 +160,11 @@ class Protocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
         if not self._refused and (fault := self._fault()) is not None:
             self._refuse(fault)
         if not self._refused:
             super().on_headers_complete()
+        self._in_headers = False
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -173,10 +186,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._receiving and not self.pipeline and not self.transport.is_closing():
+        if self.transport.is_closing() or not (self._receiving or self.pipeline):
             self._arm(self.limits.idle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
         task = self.loop.create_task(cycle.run_asgi(self._cutting(cycle, app)), context=self._context.copy())
         for tasks in (self.tasks, self._running):
             tasks.add(task)
@@ -198,6 +212,8 @@ class Protocol(HttpToolsProtocol):
 
     def _fault(self) -> Refusal | None:
         """Return what is wrong with the headers as a whole."""
+        if len(self.pipeline) >= _MOST_WAITING:
+            return retry_later("TOO_MANY_REQUESTS", "too many requests wait in this connection: send the rest again")
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             return _bad_request("speak HTTP/1.1")
@@ -230,7 +246,9 @@ class Protocol(HttpToolsProtocol):
             self._timer = None
 
     def _late(self) -> None:
-        if self._is_answering() and self.cycle.more_body is False:
+        if self.transport.is_closing():
+            self.transport.abort()  # It does not read its last answer.
+        elif self._is_answering() and self.cycle.more_body is False:
             self._arm(self.limits.receive)  # A pipelined request waits for the answer to the one before it.
         elif self._receiving:
             seconds = f"{self.limits.receive:g}"
@@ -244,6 +262,11 @@ class Protocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
 
+    def _is_answered(self) -> bool:
+        """Tell whether the request that is coming in has its answer: one more would pass for that of the next."""
+        in_body = self._receiving and not self._in_headers
+        return in_body and self.cycle is not None and bool(self.cycle.response_complete)
+
     def _refuse(self, fault: Refusal) -> None:
         """Answer in place of the application, and close; what the client still sends is not looked at."""
         if self._refused:
@@ -253,17 +276,18 @@ class Protocol(HttpToolsProtocol):
         self._disarm()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            if cycle.response_started or self.pipeline:
-                self.transport.abort()
-                return
             if not cycle.more_body:  # The fault is in what follows it: its answer is the last one.
                 cycle.keep_alive = False
+                return
+            if cycle.response_started or self.pipeline:
+                self.transport.abort()
                 return
             cycle.disconnected = True
         for task in self._running:
             task.cancel()
         self.flow.resume_reading()
-        self.transport.write(self._answer(fault))
+        if not self._is_answered():
+            self.transport.write(self._answer(fault))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(_LINGER, self.transport.abort)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import EncodeError
@@ -17,7 +18,7 @@ from gateway.errors import invalid, json_path
 from gateway.http.etags import ETAG, has_etag
 from gateway.messages.codec import parse
 from gateway.messages.slots import NoSuchField, Slot, UnknownField
-from gateway.messages.values import Wrong
+from gateway.messages.values import MOST_FAULTS, Wrong
 from gateway.routing.template import decode
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from gateway.routing.template import Template, Variable
 
 _KEYED = re.compile(r"([^\[\]]+)\[(.*)\]", re.DOTALL)
-_SHOWN = 100
-"""Characters of a name that a client made up which an error repeats."""
 
 
 class CannotServe(Exception):
@@ -70,7 +69,7 @@ class Mapping:
         faults: list[tuple[str, str]] = []
         names = self._read_body(message, body)
         if query:
-            faults += self._read_query(message, query)
+            faults += islice(self._read_query(message, query), MOST_FAULTS)
         for variable, slot in self._variables:
             try:
                 slot.put_for_certain(message, variable.capture(segments))
@@ -158,9 +157,9 @@ class Mapping:
                 slot.put(message, texts, key)
             except UnknownField as error:
                 if not self._codec.lenient:
-                    yield name[:_SHOWN], str(error)
+                    yield name, str(error)
             except (Wrong, NoSuchField) as error:
-                yield name[:_SHOWN], str(error)
+                yield name, str(error)
 
     def _find_slot(self, name: str) -> Slot:
         if self.body == "*" and not self._codec.lenient:

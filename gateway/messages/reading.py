@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format, message_factory
 
-from gateway.messages.values import Wrong, from_json, from_text, has_special_form, is_wrapper, map_entry, read_message
+from gateway.messages.values import (
+    MOST_FAULTS,
+    Wrong,
+    from_json,
+    from_text,
+    has_special_form,
+    is_wrapper,
+    map_entry,
+    read_message,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +33,6 @@ if TYPE_CHECKING:
     """Reads a parsed JSON value into a message, at a depth. It raises `Wrong`."""
 
 _DEEPEST = 64
-_MOST_FAULTS = 20
 _FREE_FORM = {f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue")}
 _ANY = "google.protobuf.Any"
 
@@ -62,8 +70,9 @@ class Reader:
 
     def _read_free_form(self, value: Any, message: Message, _: int) -> None:
         try:
+            json.dumps(value, allow_nan=False)  # 1e999 is infinite, which JSON has no form for on the way out.
             json_format.ParseDict(value, message, descriptor_pool=self._pool, max_recursion_depth=_DEEPEST)
-        except (json_format.ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (json_format.ParseError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             raise _unreadable(message) from error
 
     def _read_any(self, value: Any, message: Any, depth: int) -> None:
@@ -114,12 +123,12 @@ class Reader:
                     found[1](item, message, depth)
                 except Wrong as error:
                     faults += error.below(name)
-                    if len(faults) >= _MOST_FAULTS:
+                    if len(faults) >= MOST_FAULTS:
                         break
             if has_oneofs or not value.keys() <= json_names:
                 faults += _said_twice(value, fields)
             if faults:
-                raise Wrong(*faults[:_MOST_FAULTS])
+                raise Wrong(*faults[:MOST_FAULTS])
 
         return read
 
@@ -174,7 +183,7 @@ class Reader:
                         inner(item, items.add(), depth + 1)
                 except Wrong as error:
                     faults += error.below(f"[{index}]")
-                    if len(faults) >= _MOST_FAULTS:
+                    if len(faults) >= MOST_FAULTS:
                         break
             if faults:
                 raise Wrong(*faults)

@@ -30,7 +30,7 @@ class UnknownField(NoSuchField):
 class Slot:
     """One place; made once for each name that clients use."""
 
-    __slots__ = ("_in_map", "_parents", "_put", "_siblings", "field", "path")
+    __slots__ = ("_in_map", "_put", "_steps", "field", "path")
 
     def __init__(self, request: Descriptor, path: str) -> None:
         """Find `path`, of JSON names or the contract's own, in a request. Raises `NoSuchField` and `UnknownField`."""
@@ -38,30 +38,30 @@ class Slot:
         self.field: FieldDescriptor = fields[-1]
         self.path = ".".join(field.name for field in fields)
         """In the contract's names."""
-        self._parents = tuple(field.name for field in fields[:-1])
+        self._steps = tuple((field.name, _oneof_of(field)) for field in fields)
         entry = map_entry(self.field)
         self._in_map = entry is not None
         self._put: Callable[[Any, str], None] = (
             _put_in(self.field) if entry is None else _put_in_map(self.field.name, entry)
         )
-        oneof = self.field.containing_oneof
-        self._siblings = oneof.name if oneof is not None and len(oneof.fields) > 1 else ""
 
-    def parent(self, message: Any) -> Any:
-        """Return the message within `message` that has the field."""
-        for name in self._parents:
-            message = getattr(message, name)
-        return message
+    def _parent(self, message: Any) -> Any:
+        """Return the message within `message` that has the field. Raises `Wrong` if a oneof has another member."""
+        parent = message
+        for name, oneof in self._steps:
+            parent = message
+            if oneof and (other := parent.WhichOneof(oneof)) not in (None, name):
+                raise Wrong(("", f"must not be there beside {_json_name(parent, other)}"))
+            message = getattr(parent, name)
+        return parent
 
     def put(self, message: Message, texts: Sequence[str], key: str | None = None) -> None:
         """Put what a client gave, under `key` of a map. Raises `Wrong`."""
-        parent = self.parent(message)
+        parent = self._parent(message)
         if self._in_map != (key is not None):
             raise Wrong(("", "must be given by key, as in labels[key]" if self._in_map else "has no keys"))
         if len(texts) > 1 and (not self.field.is_repeated or self._in_map):
             raise Wrong(("", f"must not be there {len(texts)} times"))
-        if self._siblings and (other := parent.WhichOneof(self._siblings)) not in (None, self.field.name):
-            raise Wrong(("", f"must not be there beside {_json_name(parent, other)}"))
         if key is not None:
             self._put((parent, key), texts[0])
             return
@@ -70,7 +70,7 @@ class Slot:
 
     def put_for_certain(self, message: Message, text: str) -> None:
         """Put what the path says. Raises `Wrong` too if something else is there already."""
-        parent = self.parent(message)
+        parent = self._parent(message)
         name = self.field.name
         there = parent.HasField(name) if self.field.has_presence else getattr(parent, name) != self.field.default_value
         if not there:
@@ -84,6 +84,12 @@ class Slot:
 
 def _json_name(message: Message, name: str) -> str:
     return message.DESCRIPTOR.fields_by_name[name].json_name
+
+
+def _oneof_of(field: FieldDescriptor) -> str:
+    """Return the name of the oneof that a field shares with others; nothing if there is none."""
+    oneof = field.containing_oneof
+    return oneof.name if oneof is not None and len(oneof.fields) > 1 else ""
 
 
 def _resolve(request: Descriptor, path: str) -> list[FieldDescriptor]:

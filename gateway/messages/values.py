@@ -49,6 +49,9 @@ _SPECIAL = {
     f"google.protobuf.{name}" for name in ("Any", "Duration", "FieldMask", "ListValue", "Struct", "Timestamp", "Value")
 }
 
+MOST_FAULTS = 20
+"""How many faults of one request are told: whoever sends thousands is not told of each."""
+
 
 class Wrong(ValueError):
     """A value, or several, cannot be taken: for each the path of its field, and what it must be."""

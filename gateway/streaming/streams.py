@@ -7,6 +7,7 @@ sent. Whatever ends it in mid-stream is told to the client, in the way of its fo
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
@@ -57,13 +58,19 @@ class Streaming:
 class Streams:
     """The streams that are open in one gateway."""
 
-    def __init__(self, errors: ErrorWriter, metrics: Metrics, *, heartbeat: float, most: int) -> None:
-        """A format that has heartbeats sends one after `heartbeat` seconds of silence; `most` may be open at once."""
+    def __init__(self, errors: ErrorWriter, metrics: Metrics, *, heartbeat: float, most: int, most_of_one: int) -> None:
+        """A format that has heartbeats sends one after `heartbeat` seconds of silence.
+
+        `most` may be open at once, `most_of_one` of them for the same caller.
+        """
         self.errors = errors
         self.metrics = metrics
         self.heartbeat = heartbeat
         self._most = most
-        self._open: set[Stream] = set()
+        self._most_of_one = most_of_one
+        self._open: dict[Stream, str] = {}
+        """Whose each is."""
+        self._of = Counter[str]()
         self._stopped = False
 
     def __len__(self) -> int:
@@ -75,8 +82,8 @@ class Streams:
         for stream in self._open:
             stream.stop()
 
-    async def open(self, stream: Stream, *, resumed: bool) -> Response | Streamed:
-        """Return the answer that a stream makes; whoever sends it closes it.
+    async def open(self, stream: Stream, who: str, *, resumed: bool) -> Response | Streamed:
+        """Return the answer that a stream makes; whoever sends it closes it. `who` is whose it is, if that is known.
 
         One that goes on where another was cut off, and has no more to say, is 204: this stops an EventSource, which
         would come back for ever. Raises what the stream fails with in place of a first message, and `Refusal` if too
@@ -84,7 +91,9 @@ class Streams:
         """
         if len(self._open) >= self._most:
             raise retry_later("TOO_MANY_STREAMS", "too many streams are open: try again")
-        self.add(stream)
+        if who and self._of[who] >= self._most_of_one:
+            raise retry_later("TOO_MANY_STREAMS", "too many streams of yours are open: close some")
+        self._add(stream, who)
         try:
             if self._stopped:
                 stream.stop()
@@ -102,14 +111,18 @@ class Streams:
         stream.fail(error)
         return _begun(stream)
 
-    def add(self, stream: Stream) -> None:
-        """Count a stream."""
-        self._open.add(stream)
+    def _add(self, stream: Stream, who: str) -> None:
+        self._open[stream] = who
+        self._of[who] += 1
         self.metrics.tell_streams(len(self._open))
 
     def discard(self, stream: Stream) -> None:
-        """Count it no more."""
-        self._open.discard(stream)
+        """Count a stream no more, if it was counted."""
+        who = self._open.pop(stream, None)
+        if who is not None:
+            self._of[who] -= 1
+            if not self._of[who]:
+                del self._of[who]
         self.metrics.tell_streams(len(self._open))
 
 

@@ -16,7 +16,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-_STATUS = {3: 400, 5: 404, 6: 409, 7: 403, 14: 503, 16: 401}
+_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 14: 503, 16: 401}
 
 
 @dataclass

@@ -268,6 +268,55 @@ async def test_an_order_is_placed_or_cancelled_again_under_its_key_when_no_answe
     assert len(set(keys)) == 3
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ("cut off", None, "nothing answers"),
+        ("cut off", lambda: refuse(14, "still away"), "UNAVAILABLE: still away"),
+        ("away", lambda: refuse(14, "still away", **{"retry-after": "0"}), "UNAVAILABLE: still away"),
+        ("late", None, "DEADLINE_EXCEEDED: too late"),
+    ],
+)
+async def test_where_it_is_not_known_what_became_of_an_order_its_key_is_told(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, first: str, second: Any, told: str
+) -> None:
+    """The next command would have a key of its own, and be another order."""
+    monkeypatch.setattr(rest, "_LONGEST_PAUSE", 0)
+    await sign_in()
+    faults = {
+        "cut off": lambda: break_off(gateway),
+        "away": lambda: refuse(14, "away", **{"retry-after": "0"}),
+        "late": lambda: refuse(4, "too late"),
+    }
+    gateway.faults = [faults[first], *([second] if second else [])]
+    if "nothing" in told:
+        refuse_connections(monkeypatch, after=1)
+    failed = await problem("order", "place", "--sku", "mug")
+    key = next(request.headers["idempotency-key"] for request, _ in gateway.requests if "orders" in request.path)
+    assert told in str(failed)
+    assert f"is not known: ask again with --idempotency-key {key}" in str(failed)
+
+
+def refuse_connections(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Have nothing answer any more after so many calls with a key."""
+    exchange, sent = rest.Rest._exchange, 0
+
+    async def counted(self: Any, method: str, url: Any, headers: dict[str, str], body: Any) -> Any:
+        nonlocal sent
+        sent += "idempotency-key" in headers
+        nowhere = url.with_port(free_port()) if sent > after else url
+        return await exchange(self, method, nowhere, headers, body)
+
+    monkeypatch.setattr(rest.Rest, "_exchange", counted)
+
+
+async def test_an_order_that_was_refused_has_no_doubt_about_it(gateway: FakeGateway) -> None:
+    await sign_in()
+    for code in (3, 8, 9):
+        gateway.faults = [lambda: refuse(code, "no")]  # noqa: B023 - called before the next turn
+        assert "is not known" not in str(await problem("order", "place", "--sku", "mug"))
+
+
 async def test_a_wrong_field_is_told_on_a_line_of_its_own(gateway: FakeGateway) -> None:
     await sign_in()
     gateway.faults = [lambda: refuse(3, "bad", "lines[0].sku", "paymentToken")]
@@ -407,6 +456,19 @@ async def test_a_watched_order_shows_each_state_once_however_often_it_is_cut_off
     asked = [request for request, _ in gateway.requests if request.path == "/v1/orders/o1:watch"]
     assert [request.headers.get("last-event-id") for request in asked] == [None, "1", "1", "2", "3"]
     assert {request.headers["accept"] for request in asked} == {"text/event-stream"}
+
+
+async def test_a_watch_goes_on_for_as_long_as_its_streams_come_to_their_ends(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway ends a stream after an hour, and an order may wait for days: nothing is wrong then."""
+    monkeypatch.setattr("cli.watch._PAUSES", (0.0, 0.0))
+    await sign_in()
+    hour = streamed(code=4, message="that took long enough")
+    gateway.faults = [streamed("1:PENDING", code=4, message="that took long enough"), *[hour] * 5]
+    gateway.faults += [streamed("2:COMPLETED")]
+    result = await weft("order", "watch", "o1")
+    assert (result.exit_code, result.stdout.split(), result.stderr) == (0, ["PENDING", "COMPLETED"], "")
 
 
 async def test_a_watched_order_is_json_on_a_line_for_each_state(gateway: FakeGateway) -> None:

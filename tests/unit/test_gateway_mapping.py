@@ -133,7 +133,7 @@ def test_a_wrong_query_parameter_is_named(query: str, field: str, what: str) -> 
 
 def test_a_name_that_is_nested_too_deeply_is_refused_and_cut() -> None:
     faults = ECHO.faults(query="within." * 40 + "aBool=true")
-    assert [(len(name), what) for name, what in faults.items()] == [(100, "is nested too deeply")]
+    assert [(len(name), what) for name, what in faults.items()] == [(200, "is nested too deeply")]
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:

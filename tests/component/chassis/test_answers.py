@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -65,19 +66,23 @@ class Bank(OrderServiceServicer):
     """Its two methods that keep their answers are payments to an account, as `serve` makes them."""
 
     def __init__(self, service: Service, serve: Serve) -> None:
-        self._service = service
+        self.service = service
         self._serve = serve
         self.served = 0
+        self.left = 0
 
     async def CancelOrder(self, request: api.CancelOrderRequest, context: Any) -> api.CancelOrderResponse:
         self.served += 1
-        return await self._serve(self._service, request)
+        try:
+            return await self._serve(self.service, request)
+        finally:
+            self.left += 1
 
     async def CreateOrder(self, request: api.CreateOrderRequest, context: Any) -> api.CreateOrderResponse:
         def created(account: Account) -> api.CreateOrderResponse:
             return api.CreateOrderResponse(order=api.Order(user_id=str(account.total)))
 
-        return await self._service.writer.answer(created, pay, request.payment_token, "")
+        return await self.service.writer.answer(created, pay, request.payment_token, "")
 
 
 @asynccontextmanager
@@ -148,22 +153,101 @@ async def test_at_two_instances_at_once_one_key_has_one_effect(world: World) -> 
     assert world.rows.all_seen() == {f"a{number}": [0] for number in range(10)}
 
 
+@asynccontextmanager
+async def answered_elsewhere(world: World, key: str, another: str) -> AsyncIterator[None]:
+    """Within the `with`, somebody else's transaction has kept the answer of `another` key under this one.
+
+    It is done when it is waited for.
+    """
+    names = [column.name for column in tables.kept_answers.columns]
+    [row] = world.rows(f"SELECT {', '.join(names)} FROM kept_answers WHERE key = '{another}'")
+    with world.rows.transaction() as elsewhere:
+        elsewhere.execute(tables.kept_answers.insert(), dict(zip(names, row, strict=True)) | {"key": key})
+        yield
+        waits = "wait_event_type = 'Lock' AND query LIKE '%kept_answers%' AND datname = current_database()"
+        await eventually(lambda: world.rows.count("pg_stat_activity", waits) == 1, what="somebody waits for it")
+
+
 @on_postgres
 async def test_a_second_instance_waits_for_what_the_first_has_not_committed_yet(world: World) -> None:
-    """Somebody else's transaction has kept the answer, and is not done."""
     async with banking(world) as (bank, _):
         answer = await bank.CancelOrder(to("a"), metadata=under("k"))
-        names = [column.name for column in tables.kept_answers.columns]
-        [row] = world.rows(f"SELECT {', '.join(names)} FROM kept_answers")
-        with world.rows.transaction() as elsewhere:
-            elsewhere.execute(tables.kept_answers.insert(), dict(zip(names, row, strict=True)) | {"key": "l"})
+        async with answered_elsewhere(world, "l", "k"):
             second = asyncio.ensure_future(bank.CancelOrder(to("a"), metadata=under("l")))
-            waits = "wait_event_type = 'Lock' AND query LIKE '%kept_answers%' AND datname = current_database()"
-            await eventually(lambda: world.rows.count("pg_stat_activity", waits) == 1, what="the second waits")
         assert await second == answer
     assert world.rows.seen("a") == [0]
 
 
+@on_postgres
+async def test_whoever_is_saved_with_a_call_that_another_instance_answered_has_one_effect(world: World) -> None:
+    """They are one transaction, which fails as a whole when somebody else kept an answer meanwhile."""
+    async with banking(world) as (bank, servicer):
+        answer = await bank.CancelOrder(to("a"), metadata=under("k"))
+        release = threading.Event()
+        busy = asyncio.ensure_future(servicer.service.writer.transact(lambda _: release.wait(10)))
+        calls = [
+            asyncio.ensure_future(bank.CancelOrder(to(account), metadata=metadata))
+            for account, metadata in (("b", under("b")), ("a", under("l")), ("c", signed("ann")), ("b", under("b")))
+        ]
+        await eventually(lambda: servicer.served == 5, what="all wait for the writer")
+        async with answered_elsewhere(world, "l", "k"):
+            release.set()
+        assert [text_of(one) for one in await asyncio.gather(*calls)] == ["1/1"] * 4
+        assert await calls[1] == answer
+        await busy
+    assert world.rows.all_seen() == {"a": [0], "b": [0], "c": [0]}
+    assert world.rows.count("kept_answers") == 3
+
+
+@on_sqlite
+async def test_a_caller_who_goes_away_finds_the_answer_if_it_was_on_its_way_and_no_effect_if_not(world: World) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slowly(work: UnitOfWork, id: str, note: str) -> Account:
+        begun.set()
+        assert release.wait(10)
+        return pay(work, id, note)
+
+    async def serve(service: Service, request: api.CancelOrderRequest) -> api.CancelOrderResponse:
+        return await service.writer.answer(answered, slowly, request.order_id, "")
+
+    async with banking(world, serve) as (bank, servicer):
+        running = asyncio.ensure_future(bank.CancelOrder(to("a"), metadata=under("a")))
+        await eventually(begun.is_set, what="its command runs")
+        waiting = asyncio.ensure_future(bank.CancelOrder(to("b"), metadata=under("b")))
+        await eventually(lambda: servicer.served == 2, what="the other waits for the writer")
+        running.cancel()
+        waiting.cancel()
+        await eventually(lambda: servicer.left == 2, what="the servicer knows")
+        release.set()
+        assert text_of(await bank.CancelOrder(to("a"), metadata=under("a"))) == "1/1"
+    assert world.rows.all_seen() == {"a": [0]}
+
+
+@on_sqlite
+async def test_a_call_that_fails_once_the_first_is_answered_gets_that_answer(world: World) -> None:
+    """It came while there was no answer, and then met what the first one did, or an outage."""
+    second_is_here, first_is_answered = asyncio.Event(), asyncio.Event()
+
+    async def serve(service: Service, request: api.CancelOrderRequest) -> api.CancelOrderResponse:
+        if servicer.served == 1:
+            await second_is_here.wait()
+            return await pays(service, request)
+        second_is_here.set()
+        await first_is_answered.wait()
+        raise Refused("TOO_LATE", "it is done already")
+
+    async with banking(world, serve) as (bank, servicer):
+        calls = [asyncio.ensure_future(bank.CancelOrder(to("a"), metadata=under("k"))) for _ in range(2)]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        first_is_answered.set()
+        assert [text_of(one) for one in await asyncio.gather(*calls)] == ["1/1"] * 2
+        # Where nothing was answered, an error stays what it is.
+        assert reason(await refusal(bank.CancelOrder(to("b"), metadata=under("l")))) == "TOO_LATE"
+    assert world.rows.all_seen() == {"a": [0]}
+
+
+@on_sqlite
 async def test_another_request_with_the_same_key_is_refused_and_has_no_effect(world: World) -> None:
     async with banking(world) as (bank, _):
         await bank.CancelOrder(to("a"), metadata=under("k"))

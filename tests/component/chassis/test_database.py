@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine, make_url, text
 
+from commerce.order.v1.order_service_pb2 import ListOrdersRequest
 from services.inventory.store import Tables as InventoryTables
 from services.order.store import Tables as OrderTables
 from services.payment.store import Tables as PaymentTables
@@ -30,6 +32,7 @@ from tests.component.chassis.toy import Tables as ToyTables
 from tests.component.chassis.world import ROOT, Rows, on_postgres, on_sqlite
 from weft import CannotStart, database, run, tables
 from weft.database import Database
+from weft.pages import PageRequest, listing
 from weft.testing import free_port
 from weft.writer import Reader
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection
+
+    from weft.pages import Listing
 
 TOY_DB = "sqlite:////nowhere/toy.db"
 TOY = Path(__file__).parent / "migrations"
@@ -320,6 +325,21 @@ async def test_instances_that_start_together_migrate_once(database_url: str) -> 
     await asyncio.gather(*(asyncio.to_thread(migrated, database_url) for _ in range(4)))
     newest = max(script.stem for script in (ROOT / "weft/migrations").glob("*.py"))[:4]
     assert Rows(database_url)("SELECT version_num FROM weft_schema") == [(newest,)]
+
+
+def test_a_page_token_is_good_at_every_instance_and_after_a_restart(database_url: str) -> None:
+    wanted = PageRequest.of(ListOrdersRequest())
+
+    def listed(token: str = "") -> Listing:
+        database = Database(database_url, migrations=TOY)
+        database.open()
+        try:
+            with database.read.connect() as connection:
+                return listing(connection, replace(wanted, token=token))
+        finally:
+            database.close()
+
+    assert listed(listed().token_of("a")).position(str) == ("a",)
 
 
 @pytest.mark.parametrize("service", TABLES)
