@@ -15,7 +15,7 @@ import grpc
 import orjson
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
-from google.rpc.error_details_pb2 import BadRequest, DebugInfo, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from weft.domain import new_id
@@ -63,6 +63,7 @@ _ABORTED = 10
 _UNTOLD = {1: "the call was cancelled", _LATE: "the deadline passed", _UNAVAILABLE: "not reachable now: try again"}
 """Codes whose message is gRPC's own where there are no details, and what is said instead."""
 _OURS = frozenset({2, _INTERNAL, 15})
+_STACK_TRACE = "google.rpc.DebugInfo"
 _SHOWN = 200
 """Characters of a name that a client made up which an error repeats."""
 _STEP = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\[[^\]]*\])?")
@@ -129,7 +130,7 @@ def status_of(error: grpc.aio.AioRpcError) -> Status:
     status = Status(code=code, message=error.details() or "")
     told = _told(error)
     if told is not None and told.code == code:
-        kept = [detail for detail in told.details if not detail.Is(DebugInfo.DESCRIPTOR)]
+        kept = [detail for detail in told.details if detail.TypeName() != _STACK_TRACE]
         if kept or not told.details:
             return Status(code=code, message=told.message, details=kept)
     if code in _OURS:

@@ -140,7 +140,11 @@ class Gateway:
     def _pages(self, source: Source) -> Pages:
         settings = self.settings
         document = describe(
-            source.contract, source.services, guarded=settings.gateway_auth, lenient=settings.gateway_lenient
+            source.contract,
+            source.services,
+            guarded=settings.gateway_auth,
+            lenient=settings.gateway_lenient,
+            omits_defaults=settings.gateway_omit_defaults,
         )
         own = {"/": index(self.routes), "/healthz": healthz, "/readyz": self._readiness.page}
         return Pages(site(document, gzip=settings.gateway_gzip) | own)

@@ -174,7 +174,10 @@ class Answers:
         Raises what making one raises, and `IntegrityError` if somebody else kept one at the same place.
         """
         for answer, value in self._made:
-            answer.message = answer.make(value)
+            try:
+                answer.message = answer.make(value)
+            except SystemExit:  # as in a command (see `weft.work.attempt`)
+                raise RuntimeError("it tried to end the process") from None
         if self._made_at:
             # In one order everywhere, so that two instances do not wait for each other.
             places = sorted(self._made_at)

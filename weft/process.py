@@ -75,7 +75,7 @@ def run(build: Callable[[], Sequence[Hosted]]) -> NoReturn:
 
 def _setting_at_fault(error: ErrorDetails) -> str:
     name = "_".join(str(part) for part in error["loc"]).upper()
-    return f"WEFT_{name}: {error['msg']}"
+    return f"WEFT_{name}: {error['msg'].removeprefix('Value error, ')}"
 
 
 async def _run(services: Sequence[Hosted]) -> None:

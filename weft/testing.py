@@ -46,7 +46,7 @@ async def eventually(check: Callable[[], T], timeout: float = ..., what: str = .
 
 async def eventually(
     check: Callable[[], T | Awaitable[T]],
-    timeout: float = 10.0,
+    timeout: float = 30.0,
     what: str = "",
 ) -> T:
     """Call `check`, which may be a coroutine function, until it returns something true; return that.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     Schema = dict[str, Any]
 
 _VERBS = {"GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"}
+_FIELD = re.compile(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`")
 _ABOUT = """\
 gRPC services as REST and JSON, as the `google.api.http` annotations of their contract say.
 
 JSON is as [protobuf maps it](https://protobuf.dev/programming-guides/json): 64-bit numbers are strings, bytes are \
-base64, and the contract's own names of fields are taken beside those of JSON.
+base64, a value of an enum that is newer than this description is its number, and the contract's own names of fields \
+(`like_this`) are taken beside those of JSON.
 
 The header `X-Request-Timeout` says how many seconds a request may take. `traceparent` and `tracestate` (W3C) and \
 `X-Request-Id` pass on to the services."""
@@ -39,16 +42,27 @@ _BEARER: Schema = {
 }
 
 
-def describe(contract: Contract, served: Iterable[str], *, guarded: bool = True, lenient: bool = False) -> Schema:
+def describe(
+    contract: Contract,
+    served: Iterable[str],
+    *,
+    guarded: bool = True,
+    lenient: bool = False,
+    omits_defaults: bool = False,
+) -> Schema:
     """Return the document of the services `served`, by their full names.
 
-    `guarded` is whether methods need a token unless the contract says otherwise; `lenient` whether unknown fields pass.
+    `guarded` is whether methods need a token unless the contract says otherwise; `lenient` whether unknown fields pass;
+    `omits_defaults` whether answers lack fields that have their default value.
     """
     services = [*dict.fromkeys(served)]
     bindings = _shared([binding for service in services for binding in _bindings(contract, service)])
-    comments, details = contract.comments, details_of(contract.pool)
-    answered = (binding.method.descriptor.output_type for binding in bindings)
-    schemas = Schemas(comments, set().union(*map(reachable, [*details, *answered])), lenient=lenient)
+    details = details_of(contract.pool)
+    answered = reachable(*(binding.method.descriptor.output_type for binding in bindings))
+    sent, told = reachable(*(binding.method.descriptor.input_type for binding in bindings)), reachable(*details)
+    comments = _in_json_names(contract, answered | sent)
+    written = set() if omits_defaults else answered - sent - told
+    schemas = Schemas(comments, answered | told, written, lenient=lenient)
     examples = Examples(comments)
     error = error_schema(schemas, details)
     parameters = Parameters(comments, schemas, examples)
@@ -61,6 +75,16 @@ def describe(contract: Contract, served: Iterable[str], *, guarded: bool = True,
     if guarded:
         document["components"]["securitySchemes"] = {"bearer": _BEARER}
     return document
+
+
+def _in_json_names(contract: Contract, messages: Iterable[str]) -> dict[str, str]:
+    """Return the comments of a contract with the JSON names of the fields that they name in backquotes."""
+    fields = (field for name in messages for field in contract.pool.FindMessageTypeByName(name).fields)
+    names = {field.name: field.json_name for field in fields}
+    return {
+        about: _FIELD.sub(lambda match: f"`{names.get(match[1], match[1])}`", comment)
+        for about, comment in contract.comments.items()
+    }
 
 
 def _bindings(contract: Contract, service: str) -> Iterator[Binding]:

@@ -1,4 +1,7 @@
-"""Examples: values that a schema takes, as plausible as names, comments and types let them be."""
+"""Examples: values that a schema takes, as plausible as names, comments and types let them be.
+
+What a comment says is there only at times (`Absent for …`, `Empty when …`, `…, if it was`) is not in them, or empty.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
 
 _DEEPEST = 6
 _QUOTED = re.compile(r"(?::|\bas in|\be\.g\.|\blike)\s`([^`\s]+)`")
+_AT_TIMES = re.compile(
+    r"\b(?:absent|empty) (?:for|if|unless|when|while|without)\b|\bnone if\b|\bonce there is\b|, if it (?:did|is|was)\b",
+    re.IGNORECASE,
+)
 _ID = "018f3c5e-7a4b-7c2d-9e1f-2b3c4d5e6f70"
 _TIME = "2026-01-31T12:00:00Z"
 _SET_BY_SERVICES = {"create_time", "update_time", "delete_time", "expire_time", "etag", "uid", "revision"}
@@ -46,6 +53,7 @@ _NAMED = (
     (re.compile(r"(?:^|_)e?mail(?:_address)?$"), "ann@example.com"),
     (re.compile(r"(?:^|_)(?:id|uuid|uid)$"), _ID),
     (re.compile(r"(?:^|_)page_token$"), ""),
+    (re.compile(r"^etag$"), '"5f2b8c1d"'),
     (re.compile(r"(?:^|_)currency(?:_code)?$"), "EUR"),
     (re.compile(r"(?:^|_)(?:region|country)_code$"), "DE"),
     (re.compile(r"(?:^|_)language(?:_code)?$"), "en"),
@@ -93,10 +101,14 @@ class Examples:
         for field in message.fields:
             if field.name in without or _is_second(field) or (sent and _is_set_by_service(field)):
                 continue
-            if _holds(field) & inside or len(inside) > _DEEPEST:
-                continue
-            made[field.json_name] = self._value(field, inside, sent=sent)
+            if not (_holds(field) & inside or len(inside) > _DEEPEST or self._is_there_at_times(field)):
+                made[field.json_name] = self._value(field, inside, sent=sent)
+            elif not sent and not field.has_presence:
+                made[field.json_name] = _nothing(field)
         return made
+
+    def _is_there_at_times(self, field: FieldDescriptor) -> bool:
+        return _AT_TIMES.search(self._comments.get(field.full_name, "")) is not None
 
     def _value(self, field: FieldDescriptor, within: frozenset[str], *, sent: bool) -> Any:
         if (entry := map_entry(field)) is not None:
@@ -147,6 +159,19 @@ def _fits(text: str, limit: dict[str, Any]) -> bool:
         except re.error:
             return False
     return bool(limit.get("minLength", 0) <= len(text) <= limit.get("maxLength", len(text)))
+
+
+def _nothing(field: FieldDescriptor) -> Any:
+    """Return the default value of a field without presence, as answers have it."""
+    if map_entry(field) is not None:
+        return {}
+    if field.is_repeated:
+        return []
+    if field.enum_type is not None:
+        return None if field.enum_type.full_name == "google.protobuf.NullValue" else field.enum_type.values[0].name
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return ""
+    return str(field.default_value) if field.cpp_type in _LONG else field.default_value
 
 
 def _is_second(field: FieldDescriptor) -> bool:

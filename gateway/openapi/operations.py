@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from gateway.messages.values import has_special_form
 from gateway.openapi.constraints import is_required
 from gateway.openapi.parameters import IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, for_streams
 from gateway.openapi.responses import ETAG, errors_of
-from gateway.openapi.wellknown import nullable
+from gateway.openapi.wellknown import nullable, special
 from weftapi.v1 import annotations_pb2 as weft
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ _JSON = "application/json"
 _STREAM_NOTE = (
     "The answer is a stream. With `Accept: text/event-stream` each message is the data of a server-sent event, and an "
     "error in mid-stream is an event `error`; with `application/x-ndjson`, or without an Accept, each is a line, and "
-    'an error is the last line, `{"error": ...}`. Errors are a google.rpc.Status.'
+    'an error is the last line, `{"error": ...}`. Errors are a google.rpc.Status. A page that tries it out may '
+    "show it only when it has ended."
 )
 
 
@@ -150,9 +152,10 @@ class Operations:
         if message.full_name == _RAW:
             return {"content": {"*/*": {"schema": {}}}, "description": "Bytes, as they are, of any media type."}
         bound = _bound(binding, "" if field is None else f"{field.name}.")
-        schema = self._schemas.message(message)
-        if bound and "$ref" in schema:
+        if bound and special(message) is None:
             schema = self._schemas.add(f"{name}.Body", self._schemas.fields_of(message, bound))
+        else:
+            schema = self._schemas.message(message)
         body = _json(schema, self._examples.sent(message, bound))
         if any(is_required(one) and one.name not in bound for one in message.fields):
             body["required"] = True
@@ -206,7 +209,7 @@ def _bound(binding: Binding, within: str) -> list[str]:
 
 
 def _description(facts: Facts) -> str:
-    notes = [facts.comment] if facts.comment else []
+    notes = [facts.comment] if facts.comment.rstrip(".") != first_sentence(facts.comment) else []
     if facts.for_admins and facts.guarded:
         notes.append("For admins alone.")
     if facts.streams:
@@ -224,12 +227,14 @@ def _described(comment: str, schema: Schema, example: Any) -> Schema:
 
 def _streamed(made: Schema) -> Schema:
     """Return the answer of a stream of what is the answer of one message."""
-    schema = made["content"].get(_JSON, {}).get("schema")
-    if schema is None:
+    shown = made["content"].get(_JSON)
+    if shown is None:
         return made
-    item = {"contentMediaType": _JSON, "contentSchema": schema}
+    item, line = {"contentMediaType": _JSON, "contentSchema": shown["schema"]}, json.dumps(shown["example"])
+    events = {"type": "string", "description": "Server-sent events.", "x-event-data": item}
+    lines = {"type": "string", "description": "JSON, a line each.", "x-line": item}
     content = {
-        "text/event-stream": {"schema": {"type": "string", "description": "Server-sent events.", "x-event-data": item}},
-        "application/x-ndjson": {"schema": {"type": "string", "description": "JSON, a line each.", "x-line": item}},
+        "text/event-stream": {"schema": events, "example": f"data: {line}\n\n"},
+        "application/x-ndjson": {"schema": lines, "example": f"{line}\n"},
     }
     return {"description": f"{made['description']} It comes again and again, as a stream.", "content": content}

@@ -28,9 +28,8 @@ IDEMPOTENCY_KEY: Parameter = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Makes it safe to repeat the request: the same one with the same key gets the first one's answer, "
-    "for 24 hours. A key is the caller's own, and good for one request.",
+    "for 24 hours. A key is the caller's own, a new UUID for instance, and good for one request.",
     "schema": {"type": "string", "pattern": "^[!#-~]{1,255}$"},
-    "example": "3f1c7a52-9d0e-4a6b-8c1d-5e2f7a9b0c3d",
 }
 IF_NONE_MATCH: Parameter = {
     "name": "If-None-Match",

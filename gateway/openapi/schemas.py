@@ -25,12 +25,19 @@ _PLACE = "#/components/schemas/"
 class Schemas:
     """The component schemas of one document, made as they are asked for."""
 
-    def __init__(self, comments: Mapping[str, str], answered: Collection[str], *, lenient: bool) -> None:
-        """`answered` are the full names of the messages that come back; `lenient` is whether unknown fields pass."""
+    def __init__(
+        self, comments: Mapping[str, str], answered: Collection[str], written: Collection[str], *, lenient: bool
+    ) -> None:
+        """`lenient` is whether unknown fields pass.
+
+        `answered` are the full names of the messages that come back; `written` those of them that are never sent,
+        and have all fields that are without presence.
+        """
         self.made: dict[str, Schema] = {}
         """By name, for `components.schemas`."""
         self._comments = comments
         self._answered = answered
+        self._written = written
         self._lenient = lenient
 
     def message(self, message: Descriptor) -> Schema:
@@ -49,7 +56,8 @@ class Schemas:
         if comment := self._comments.get(message.full_name):
             schema["description"] = comment
         schema["properties"] = {field.json_name: self.property(field) for field in fields}
-        if required := [field.json_name for field in fields if is_required(field)]:
+        whole = message.full_name in self._written
+        if required := [one.json_name for one in fields if is_required(one) or (whole and not one.has_presence)]:
             schema["required"] = required
         if choices := [*filter(None, (_at_most_one(oneof, fields) for oneof in message.oneofs))]:
             schema["allOf"] = choices
@@ -101,10 +109,10 @@ class Schemas:
         return _reference(enum.full_name)
 
 
-def reachable(message: Descriptor) -> set[str]:
-    """Return the full names of a message and of all that it can hold."""
+def reachable(*messages: Descriptor) -> set[str]:
+    """Return the full names of messages and of all that they can hold."""
     found: set[str] = set()
-    waiting = [message]
+    waiting = [*messages]
     while waiting:
         one = waiting.pop()
         if one.full_name not in found:

@@ -18,7 +18,7 @@ from schemathesis import GenerationMode
 from schemathesis.core.failures import Failure
 from schemathesis.specs.openapi import checks
 
-from tests.component.commerce import PASSWORD
+from tests.component.whole import PASSWORD
 
 if TYPE_CHECKING:
     from schemathesis import APIOperation
@@ -143,7 +143,6 @@ def _known(shop: Commerce) -> dict[str, Any]:
         "readModel": "letters",
         "ProductService_CreateProduct": {"sku": "cup"},
         "UserService_RegisterUser": {"email": "bob@example.com"},
-        "UserService_UpdateUser": {"email": "", "role": "USER_ROLE_UNSPECIFIED"},
         "OrderService_WatchOrder": {"orderId": shop.ended},
         "OrderService_CancelOrder": {"orderId": shop.ended},
     }

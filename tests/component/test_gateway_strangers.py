@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager
 from io import BytesIO
@@ -58,6 +59,12 @@ async def answer_to(gateway: Gateway, *parts: bytes, wait: float = 5.0) -> bytes
         return await asyncio.wait_for(reader.read(), wait)
     finally:
         writer.close()
+
+
+def connections_to(gateway: Gateway) -> list[Any]:
+    """Return the connections that a gateway has open."""
+    server = gateway._http._server
+    return [] if server is None else list(server.server_state.connections)
 
 
 def status_of(answer: bytes) -> int:
@@ -175,6 +182,40 @@ async def test_an_answer_is_not_lost_to_what_is_malformed_after_its_request(
     assert (status_of(answer), answer.count(b"HTTP/1.1 "), len(server.requests)) == (200, 1, 1)
 
 
+async def test_pipelined_answers_are_not_lost_to_what_is_malformed_after_them(
+    gateway: Gateway, server: ProbeServer
+) -> None:
+    answer = await answer_to(gateway, GET + GET + b"nonsense\r\n\r\n")
+    assert (answer.count(b"HTTP/1.1 200 "), answer.count(b"HTTP/1.1 ")) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"Content-Length: 9\r\n\r\n{"],
+        [b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", b"nonsense\r\n"],
+        [b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", *[b"10000\r\n" + b"x" * 65536 + b"\r\n"] * 17],
+    ],
+)
+async def test_a_request_that_has_its_answer_gets_no_second_one_for_what_follows(
+    server: ProbeServer, parts: Sequence[bytes]
+) -> None:
+    async with fronting(server.address, gateway_receive_seconds=0.3) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(POST.replace(b"/v1/things", b"/nowhere") + parts[0])
+        assert b"404 Not Found" in await reader.readuntil(b"]}")
+        writer.write(b"".join(parts[1:]))
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_an_offer_to_upgrade_is_the_last_request_of_its_connection(gateway: Gateway) -> None:
+    offer = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    answer = await answer_to(gateway, offer + GET)
+    assert (status_of(answer), answer.count(b"HTTP/1.1 ")) == (200, 1)
+    assert b"connection: close" in answer
+
+
 async def test_an_offer_to_upgrade_is_not_taken(gateway: Gateway) -> None:
     for protocol in (b"h2c", b"websocket"):
         offer = b"\r\nConnection: close, Upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
@@ -199,6 +240,61 @@ async def test_pipelined_requests_are_answered_in_their_order(gateway: Gateway, 
     answers = await answer_to(gateway, GET + GET.replace(b"/a ", b"/b ") + last)
     assert [answers.find(b'"id":"%b"' % name) > 0 for name in (b"a", b"b", b"c")] == [True] * 3
     assert answers.find(b'"a"') < answers.find(b'"b"') < answers.find(b'"c"')
+
+
+async def test_requests_do_not_pile_up_in_one_connection(gateway: Gateway, server: ProbeServer) -> None:
+    goes_on = asyncio.Event()
+
+    async def answer(_request: Any, _context: Any) -> Any:
+        await goes_on.wait()
+        return message("Thing")()
+
+    server.answer = answer
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(GET)
+    await eventually(lambda: server.requests != [])
+    writer.write(GET * 1000)
+    (connection,) = connections_to(gateway)
+    await eventually(lambda: len(connection.pipeline) > 0)
+    assert len(connection.pipeline) <= 32
+    goes_on.set()
+    answers = await asyncio.wait_for(reader.read(), 5)
+    assert answers.count(b"HTTP/1.1 200 ") == answers.count(b"HTTP/1.1 ") <= 33, "the rest can be sent again"
+    writer.close()
+
+
+async def test_who_pipelines_and_goes_away_leaves_no_error_in_the_log(
+    gateway: Gateway, server: ProbeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def answer(_request: Any, context: Any) -> Any:
+        context.add_done_callback(lambda _: cancelled.set())
+        await asyncio.Event().wait()
+
+    server.answer = answer
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(GET + GET)
+    await eventually(lambda: server.requests != [])
+    writer.close()
+    async with asyncio.timeout(5):
+        await cancelled.wait()
+    assert [one.getMessage() for one in caplog.records if one.name == "weft.gateway.http"] == []
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: close\r\n"])
+async def test_who_does_not_read_an_answer_is_cut_off(server: ProbeServer, header: bytes) -> None:
+    async def answer(_request: Any, _context: Any) -> Any:
+        return message("Thing")(id="x" * 3_900_000)
+
+    server.answer = answer
+    async with fronting(server.address, gateway_idle_seconds=0.3) as gateway:
+        with socket.socket() as lazy:
+            lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lazy.connect(("127.0.0.1", gateway.port))
+            lazy.sendall(GET.replace(b"\r\n\r\n", b"\r\n" + header + b"\r\n"))
+            await eventually(lambda: server.requests != [])
+            await eventually(lambda: not connections_to(gateway))
 
 
 @pytest.mark.parametrize(

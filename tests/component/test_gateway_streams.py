@@ -278,6 +278,23 @@ async def test_streams_are_counted_among_the_calls_and_have_a_limit_of_their_own
         assert await refused(client, "/v1/files/a") == (503, "TOO_MANY_CALLS")
 
 
+async def test_one_caller_cannot_take_all_streams(ticker: Ticker) -> None:
+    ticker.behaves(until_cancelled)
+    limits: dict[str, Any] = {"gateway_max_streams_per_user": 1, "gateway_trusted_proxies": "127.0.0.1"}
+    async with ticking(ticker, **limits) as (_, client):
+        async with client.get(WATCH, headers={"X-Forwarded-For": "1.1.1.1"}) as first:
+            await first.content.readline()
+            assert await refused(client, headers={"X-Forwarded-For": "1.1.1.1"}) == (503, "TOO_MANY_STREAMS")
+            async with client.get(WATCH, headers={"X-Forwarded-For": "1.1.1.2"}) as other:
+                assert other.status == 200
+
+        async def is_served() -> bool:
+            async with client.get(WATCH, headers={"X-Forwarded-For": "1.1.1.1"}) as again:
+                return again.status == 200
+
+        await eventually(is_served)
+
+
 async def test_a_stream_is_never_compressed(ticker: Ticker) -> None:
     ticker.gives(*[tick(1, "x" * 1000)] * 10)
     async with (

@@ -93,6 +93,7 @@ async def whole_shop(folder: Path) -> AsyncIterator[WholeShop]:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("WEFT_NATS_URL", nats.url)
             environment.setenv("WEFT_PROVIDER_URL", sandbox.url)
+            environment.setenv("WEFT_JWKS_URL", issuer().jwks_url)
             environment.setenv("WEFT_DRAIN_SECONDS", "0")
             ports: dict[str, Any] = {f"{name}_grpc_port": free_port() for name in ("user", "product")}
             ports |= {f"{name}_grpc_port": 0 for name in ("order", "payment", "inventory", "shipping")}
@@ -118,6 +119,7 @@ def _gateway(addresses: Mapping[str, str]) -> Gateway:
         gateway_descriptors=DESCRIPTORS,
         gateway_backends=backends,
         gateway_port=0,
+        jwks_url=issuer().jwks_url,
         gateway_rate_per_user=0,
         gateway_rate_per_address=0,
         drain_seconds=0,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from tests.flow.shop import PATIENCE
+from weft.testing import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,7 +43,7 @@ async def test_an_orders_states_are_seen_as_they_come_and_from_where_one_was_cut
         while seen[-1][1] != "CONFIRMED":  # Each time from where it was cut off.
             async with aclosing(states(client, shop, order_id, seen[-1][0])) as found:
                 seen.append(await anext(found))
-        await shop.dispatch(order_id)
+        await eventually(lambda: shop.dispatch(order_id), what="shipping hears of the confirmation")
         await shop.deliver(order_id)
         seen += [one async for one in states(client, shop, order_id, seen[-1][0])]
         assert [one async for one in states(client, shop, order_id, seen[-1][0])] == []

@@ -150,6 +150,8 @@ def test_fields_with_default_values_are_written_and_names_are_lower_camel_case()
         ({"aDuration": "5"}, "aDuration", "must be seconds, as in 1.5s"),
         ({"aMask": "a b"}, "aMask", "must be the names of fields, with commas between"),
         ({"aWrappedInt": "x"}, "aWrappedInt", "must be a whole number"),
+        (b'{"aStruct": {"a": 1%s}}' % (b"0" * 400), "aStruct", "cannot be read as a google.protobuf.Struct"),
+        (b'{"aValue": 1e999}', "aValue", "cannot be read as a google.protobuf.Value"),
         ({"aStruct": []}, "aStruct", "cannot be read as a google.protobuf.Struct"),
         ({"anAny": {"@type": "type.googleapis.com/no.Such"}}, "anAny", "cannot be read as a google.protobuf.Any"),
         (b'{"a": 1, "a": 2}', "a", "is there twice in one object"),

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, DebugInfo, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +20,7 @@ from gateway.errors import (
     ErrorWriter,
     error_id_of,
     headers_of,
+    http_status_of,
     json_path,
     renamed,
     retry_later,
@@ -123,6 +124,26 @@ def test_details_are_written_by_their_types_and_unknown_ones_as_base64() -> None
 def test_no_detail_makes_an_error_of_its_own(type_url: str, value: bytes) -> None:
     status = Status(code=3, details=[AnyMessage(type_url=type_url.encode(errors="ignore").decode(), value=value)])
     assert json.loads(WRITER.write(status))["code"] == 3
+
+
+@pytest.mark.parametrize("name", ["BadRequest", "ErrorInfo", "RequestInfo", "RetryInfo"])
+def test_a_detail_that_is_broken_is_passed_over_and_written_as_it_is(name: str) -> None:
+    url = f"type.googleapis.com/google.rpc.{name}"
+    status = Status(code=3, message="m", details=[AnyMessage(type_url=url, value=b"\xff")])
+    status.details.add().Pack(retry(3))
+    renamed(status, CHANGE, "")
+    assert (http_status_of(status), error_id_of(status)) == (400, "")
+    assert headers_of(status, token_sent=False) == [(b"retry-after", b"3")]
+    assert json.loads(WRITER.write(status))["details"][0] == {"@type": url, "value": "/w=="}
+
+
+def test_a_stack_trace_of_the_backend_does_not_reach_the_client() -> None:
+    trace = DebugInfo(stack_entries=["at db.Pool.connect(10.1.2.3)"], detail=LEAK)
+    told = status_of(failed(grpc.StatusCode.NOT_FOUND, "there is no thing", ErrorInfo(reason="GONE"), trace))
+    assert [detail.TypeName() for detail in told.details] == ["google.rpc.ErrorInfo"]
+    crashed = status_of(failed(grpc.StatusCode.INTERNAL, LEAK, trace))
+    assert "10.1.2.3" not in WRITER.write(crashed).decode()
+    assert error_id_of(crashed)
 
 
 def test_headers_say_when_to_come_again_and_how_to_sign_in() -> None:

@@ -75,6 +75,12 @@ def test_an_answer_that_the_client_has_is_not_even_written() -> None:
     assert Tags("", own=True).apply(SHELF(etag='"v1"'), write, b'"v1"').body is None
 
 
+def test_what_a_browser_keeps_for_one_user_is_not_asked_about_for_another() -> None:
+    for known in (None, b'"v1"'):
+        headers = Tags("", own=True).apply(SHELF(etag='"v1"'), lambda _: b"{}", known).headers
+        assert (b"vary", b"authorization, accept-language") in headers
+
+
 def test_a_message_whose_etag_is_empty_is_tagged_by_its_body() -> None:
     writers: list[Callable[[Message], bytes]] = [lambda _: b"a", lambda _: b"b"]
     tags = {Tags("", own=True).apply(SHELF(), write, None).headers[0][1] for write in writers}

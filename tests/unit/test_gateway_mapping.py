@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlencode
 
@@ -124,6 +125,7 @@ def test_query_parameters_may_be_of_any_type_that_text_can_be(query: str, reques
         ("anInt32=", "anInt32", "must be a whole number"),
         ("aBool=1", "aBool", "must be true or false"),
         ("one=a&other=1", "other", "must not be there beside one"),
+        ("one=a&third.units=3", "third.units", "must not be there beside one"),
         ("aString=%zz", "", "the query cannot be read: a percent sign must be followed by two hexadecimal digits"),
     ],
 )
@@ -138,6 +140,18 @@ def test_a_name_that_is_nested_too_deeply_is_refused_and_cut() -> None:
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
     assert list(UPDATE.faults("/v1/a", "nope=1&dry_run=x")) == ["nope", "dry_run"]
+
+
+def test_a_query_of_thousands_of_faults_is_told_of_some() -> None:
+    assert len(ECHO.faults(query="&".join(f"no{number}" for number in range(1000)))) == 20
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 100_000])
+def test_no_name_that_a_client_makes_up_is_too_strange_or_too_long_to_be_refused(name: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        USE.mapping.request(["v1", "a"], b"", json.dumps({name: 1}).encode())
+    assert refused.value.http == 400
+    assert len(refused.value.status.SerializeToString()) < 2000
 
 
 def test_a_body_is_the_field_that_the_rule_names() -> None:

@@ -93,6 +93,10 @@ def parameters(operation: Schema) -> dict[str, Schema]:
     return {one["name"]: one for one in operation.get("parameters", ())}
 
 
+def example(operation: Schema) -> Any:
+    return operation["requestBody"]["content"]["application/json"]["example"]
+
+
 def validator(document: Schema, schema: Schema) -> jsonschema_rs.Validator:
     """Return what checks against a schema, which may refer to the components of its document."""
     return jsonschema_rs.Draft202012Validator({**schema, "components": document["components"]})
@@ -198,6 +202,41 @@ def test_what_is_only_sent_is_closed_and_what_comes_back_is_open() -> None:
     contract = Contract.load(COMMERCE)
     lenient = describe(contract, ["commerce.order.v1.OrderService"], lenient=True)["components"]["schemas"]
     assert "additionalProperties" not in lenient["commerce.order.v1.CreateOrderRequest"]
+
+
+def test_what_only_comes_back_has_every_field_unless_defaults_are_left_out() -> None:
+    order = commerce()["components"]["schemas"]["commerce.order.v1.Order"]
+    assert order["required"] == ["orderId", "userId", "state", "cancelReason", "lines"]  # Others may be absent.
+    assert "required" not in commerce()["components"]["schemas"]["commerce.product.v1.Product"]
+    contract = Contract.load(COMMERCE)
+    sparse = describe(contract, ["commerce.order.v1.OrderService"], omits_defaults=True)["components"]["schemas"]
+    assert "required" not in sparse["commerce.order.v1.Order"]
+
+
+def test_the_example_of_a_request_is_one_that_the_shop_takes() -> None:
+    paths = commerce()["paths"]
+    order = example(paths["/v1/orders"]["post"])
+    assert (order["lines"], order["paymentToken"]) == ([{"sku": "sample-mug", "quantity": 1}], "tok_ok")
+    assert example(paths["/v1/orders/{orderId}:cancel"]["post"]) == {}  # A note is for operators.
+    assert example(paths["/v1/users/{userId}"]["patch"]).keys() == {"displayName", "address"}
+    # A key that a page fills in by itself would be the same for every order.
+    assert "example" not in parameters(paths["/v1/orders"]["post"])["Idempotency-Key"]
+    shown = paths["/v1/orders"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert (shown["state"], shown["cancelReason"]) == ("ORDER_STATE_PENDING", "CANCEL_REASON_UNSPECIFIED")
+
+
+def test_comments_call_fields_as_json_does() -> None:
+    update = commerce()["paths"]["/v1/users/{userId}"]["patch"]
+    assert update["summary"].startswith("Changes the fields that updateMask names")
+    assert "of `displayName` and `address`" in parameters(update)["updateMask"]["description"]
+    action = commerce()["components"]["schemas"]["weftapi.v1.Action"]["properties"]["action"]
+    assert "as `cancel_order`" in action["description"]  # Which is no field.
+
+
+def test_every_schema_is_used() -> None:
+    for document in (commerce(), probed(), awkward()):
+        text = json.dumps(document)
+        assert not [name for name in document["components"]["schemas"] if f'schemas/{name}"' not in text]
 
 
 def test_a_body_has_not_what_the_path_has() -> None:

@@ -394,7 +394,7 @@ class ListLettersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     page_size: _builtins.int
     """How many, at most 1000; 0 for 50."""
     page_token: _builtins.str
@@ -456,7 +456,7 @@ class GetLetterRequest(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     LETTER_ID_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     letter_id: _builtins.str
     """The letter's id."""
     def __init__(
@@ -510,7 +510,7 @@ class RetryLettersRequest(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     dry_run: _builtins.bool
     """Only say what would be done."""
     why: _builtins.str
@@ -584,7 +584,7 @@ class DropLettersRequest(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     dry_run: _builtins.bool
     """Only say what would be done."""
     why: _builtins.str
@@ -659,7 +659,7 @@ class RedeliverRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     consumer: _builtins.str
     """The consumer's name: `payment-from-order`."""
     from_seq: _builtins.int
@@ -781,7 +781,7 @@ class RepublishRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     from_seq: _builtins.int
     """The number in the outbox from which to look; 0 for the oldest that it still has."""
     dry_run: _builtins.bool
@@ -855,7 +855,7 @@ class RebuildRequest(_message.Message):
     READ_MODEL_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     read_model: _builtins.str
     """The read model's name."""
     why: _builtins.str
@@ -907,7 +907,7 @@ class ListReadModelsRequest(_message.Message):
 
     SERVICE_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     def __init__(
         self,
         *,
@@ -997,7 +997,7 @@ class InspectAggregateRequest(_message.Message):
     AGGREGATE_ID_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     aggregate_id: _builtins.str
     """The aggregate's id."""
     @_builtins.property
@@ -1178,7 +1178,7 @@ class ListActionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     service: _builtins.str
-    """The service's name."""
+    """The service's name: `order`."""
     page_size: _builtins.int
     """How many, at most 1000; 0 for 50."""
     page_token: _builtins.str

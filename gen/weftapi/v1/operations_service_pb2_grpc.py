@@ -172,7 +172,7 @@ class OperationsServiceServicer:
 
     def InspectAggregate(self, request, context):
         """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-        the events `events`, which other services recorded.
+        the given `events`, which other services recorded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

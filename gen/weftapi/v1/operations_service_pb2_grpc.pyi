@@ -70,7 +70,7 @@ class OperationsServiceStub:
     """Returns the service's read models, and how far those have come that are being built."""
     InspectAggregate: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.InspectAggregateRequest, _operations_service_pb2.InspectAggregateResponse]
     """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-    the events `events`, which other services recorded.
+    the given `events`, which other services recorded.
     """
     ListActions: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListActionsRequest, _operations_service_pb2.ListActionsResponse]
     """Returns what operators did, page by page, the latest first."""
@@ -117,7 +117,7 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Returns the service's read models, and how far those have come that are being built."""
     InspectAggregate: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.InspectAggregateRequest, _operations_service_pb2.InspectAggregateResponse]  # type: ignore[assignment]
     """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-    the events `events`, which other services recorded.
+    the given `events`, which other services recorded.
     """
     ListActions: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListActionsRequest, _operations_service_pb2.ListActionsResponse]  # type: ignore[assignment]
     """Returns what operators did, page by page, the latest first."""
@@ -221,7 +221,7 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.InspectAggregateResponse, _abc.Awaitable[_operations_service_pb2.InspectAggregateResponse]]:
         """Returns what the service knows of an aggregate's flow: what it recorded, what it promised, and what became here of
-        the events `events`, which other services recorded.
+        the given `events`, which other services recorded.
         """
 
     @_abc_1.abstractmethod

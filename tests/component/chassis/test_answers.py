@@ -183,8 +183,9 @@ async def test_whoever_is_saved_with_a_call_that_another_instance_answered_has_o
     """They are one transaction, which fails as a whole when somebody else kept an answer meanwhile."""
     async with banking(world) as (bank, servicer):
         answer = await bank.CancelOrder(to("a"), metadata=under("k"))
-        release = threading.Event()
-        busy = asyncio.ensure_future(servicer.service.writer.transact(lambda _: release.wait(10)))
+        begun, release = threading.Event(), threading.Event()
+        busy = asyncio.ensure_future(servicer.service.writer.transact(lambda _: begun.set() or release.wait(10)))
+        await eventually(begun.is_set, what="the writer is busy")
         calls = [
             asyncio.ensure_future(bank.CancelOrder(to(account), metadata=metadata))
             for account, metadata in (("b", under("b")), ("a", under("l")), ("c", signed("ann")), ("b", under("b")))
@@ -291,16 +292,18 @@ async def test_an_answer_that_cannot_be_made_takes_its_effect_back_and_costs_nob
     def spoilt(account: Account) -> api.CancelOrderResponse:
         if account.id == "bad":
             raise RuntimeError("cannot be told")
+        if account.id == "worse":
+            raise SystemExit
         return answered(account)
 
     async def serve(service: Service, request: api.CancelOrderRequest) -> api.CancelOrderResponse:
         return await service.writer.answer(spoilt, pay, request.order_id, "")
 
     async with banking(world, serve) as (bank, _):
-        names = ["a", "bad", "b", "bad", "c"]
+        names = ["a", "bad", "b", "bad", "worse", "c"]
         calls = [bank.CancelOrder(to(name), metadata=under(name)) for name in names]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        assert [isinstance(one, BaseException) for one in answers] == [name == "bad" for name in names]
+        assert [isinstance(one, BaseException) for one in answers] == [name in ("bad", "worse") for name in names]
     assert world.rows.all_seen() == {"a": [0], "b": [0], "c": [0]}, "its effect is taken back"
     assert world.rows.count("outbox", "aggregate_id = 'bad'") == 0
 
@@ -375,6 +378,7 @@ async def test_an_answer_is_kept_for_a_day_and_then_removed(world: World, monkey
     assert world.rows.seen("a") == [0, 1]
 
 
+@on_postgres
 async def test_an_answer_that_is_past_and_not_removed_yet_makes_room_for_another_request(world: World) -> None:
     clock = ManualClock()
     async with banking(world, clock=clock) as (bank, _):

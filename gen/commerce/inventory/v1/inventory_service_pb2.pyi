@@ -28,7 +28,7 @@ class Stock(_message.Message):
     AVAILABLE_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The product's sku."""
+    """The product's sku, as in `sample-mug`."""
     on_hand: _builtins.int
     """Pieces in the warehouse, promised ones included."""
     reserved: _builtins.int
@@ -62,7 +62,7 @@ class GetStockRequest(_message.Message):
 
     SKU_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The product's sku."""
+    """The product's sku, as in `sample-mug`."""
     def __init__(
         self,
         *,
@@ -109,7 +109,7 @@ class RestockRequest(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The product's sku."""
+    """The product's sku, as in `sample-mug`."""
     quantity: _builtins.int
     """How many pieces to add: 1 to 1000000."""
     def __init__(

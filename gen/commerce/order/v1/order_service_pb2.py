@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
@@ -30,7 +31,7 @@ from google.type import postal_address_pb2 as google_dot_type_dot_postal__addres
 from weftapi.v1 import annotations_pb2 as weftapi_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%commerce/order/v1/order_service.proto\x12\x11\x63ommerce.order.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a google/type/postal_address.proto\x1a\x1cweftapi/v1/annotations.proto\"\xc8\x03\n\x05Order\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32\x1d.commerce.order.v1.OrderStateR\x05state\x12\x44\n\rcancel_reason\x18\x04 \x01(\x0e\x32\x1f.commerce.order.v1.CancelReasonR\x0c\x63\x61ncelReason\x12\x32\n\x05lines\x18\x05 \x03(\x0b\x32\x1c.commerce.order.v1.OrderLineR\x05lines\x12(\n\x05total\x18\x06 \x01(\x0b\x32\x12.google.type.MoneyR\x05total\x12\x38\n\x07ship_to\x18\x07 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipTo\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"l\n\tOrderLine\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n\x08quantity\x18\x02 \x01(\x05R\x08quantity\x12\x31\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyR\tunitPrice\"<\n\x0cNewOrderLine\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n\x08quantity\x18\x02 \x01(\x05R\x08quantity\"\xbe\x01\n\x12\x43reateOrderRequest\x12\x35\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.commerce.order.v1.NewOrderLineR\x05lines\x12(\n\rpayment_token\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0cpaymentToken\x12\x38\n\x07ship_to\x18\x04 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipToJ\x04\x08\x01\x10\x02R\x07user_id\"E\n\x13\x43reateOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\",\n\x0fGetOrderRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"B\n\x10GetOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\"\xdf\x01\n\x11ListOrdersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\x12\x33\n\x05state\x18\x04 \x01(\x0e\x32\x1d.commerce.order.v1.OrderStateR\x05state\x12@\n\x0eunfinished_for\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\runfinishedFor\"n\n\x12ListOrdersResponse\x12\x30\n\x06orders\x18\x01 \x03(\x0b\x32\x18.commerce.order.v1.OrderR\x06orders\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"T\n\x12\x43\x61ncelOrderRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12#\n\roperator_note\x18\x02 \x01(\tR\x0coperatorNote\"E\n\x13\x43\x61ncelOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\"[\n\x11WatchOrderRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12+\n\x0e\x61\x66ter_position\x18\x02 \x01(\tB\x04\xa0\xe7\x18\x01R\rafterPosition\"f\n\x12WatchOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\x12 \n\x08position\x18\x02 \x01(\tB\x04\xa0\xe7\x18\x01R\x08position*\xc8\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ORDER_STATE_PENDING\x10\x01\x12\x19\n\x15ORDER_STATE_CONFIRMED\x10\x02\x12\x1a\n\x16ORDER_STATE_CANCELLING\x10\x03\x12\x17\n\x13ORDER_STATE_SHIPPED\x10\x04\x12\x19\n\x15ORDER_STATE_COMPLETED\x10\x05\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x06*\xde\x01\n\x0c\x43\x61ncelReason\x12\x1d\n\x19\x43\x41NCEL_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43\x41NCEL_REASON_PAYMENT_DECLINED\x10\x01\x12\x1e\n\x1a\x43\x41NCEL_REASON_OUT_OF_STOCK\x10\x02\x12\"\n\x1e\x43\x41NCEL_REASON_CUSTOMER_REQUEST\x10\x03\x12#\n\x1f\x43\x41NCEL_REASON_DEADLINE_EXCEEDED\x10\x04\x12\"\n\x1e\x43\x41NCEL_REASON_OPERATOR_REQUEST\x10\x05\x32\xa1\x05\n\x0cOrderService\x12~\n\x0b\x43reateOrder\x12%.commerce.order.v1.CreateOrderRequest\x1a&.commerce.order.v1.CreateOrderResponse\" \x98\xe7\x18\x01\x82\xd3\xe4\x93\x02\x16\"\n/v1/orders:\x01*b\x05order\x12|\n\x08GetOrder\x12\".commerce.order.v1.GetOrderRequest\x1a#.commerce.order.v1.GetOrderResponse\"\'\x90\x02\x01\x82\xd3\xe4\x93\x02\x1e\x12\x15/v1/orders/{order_id}b\x05order\x12p\n\nListOrders\x12$.commerce.order.v1.ListOrdersRequest\x1a%.commerce.order.v1.ListOrdersResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\x93\x01\n\x0b\x43\x61ncelOrder\x12%.commerce.order.v1.CancelOrderRequest\x1a&.commerce.order.v1.CancelOrderResponse\"5\x90\x02\x02\x98\xe7\x18\x01\x82\xd3\xe4\x93\x02(\"\x1c/v1/orders/{order_id}:cancel:\x01*b\x05order\x12\x8a\x01\n\nWatchOrder\x12$.commerce.order.v1.WatchOrderRequest\x1a%.commerce.order.v1.WatchOrderResponse\"-\x90\x02\x01\x82\xd3\xe4\x93\x02$\x12\x1b/v1/orders/{order_id}:watchb\x05order0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%commerce/order/v1/order_service.proto\x12\x11\x63ommerce.order.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a google/type/postal_address.proto\x1a\x1cweftapi/v1/annotations.proto\"\xc8\x03\n\x05Order\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32\x1d.commerce.order.v1.OrderStateR\x05state\x12\x44\n\rcancel_reason\x18\x04 \x01(\x0e\x32\x1f.commerce.order.v1.CancelReasonR\x0c\x63\x61ncelReason\x12\x32\n\x05lines\x18\x05 \x03(\x0b\x32\x1c.commerce.order.v1.OrderLineR\x05lines\x12(\n\x05total\x18\x06 \x01(\x0b\x32\x12.google.type.MoneyR\x05total\x12\x38\n\x07ship_to\x18\x07 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipTo\x12;\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"l\n\tOrderLine\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n\x08quantity\x18\x02 \x01(\x05R\x08quantity\x12\x31\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyR\tunitPrice\"H\n\x0cNewOrderLine\x12\x16\n\x03sku\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x03sku\x12 \n\x08quantity\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02R\x08quantity\"\xc8\x01\n\x12\x43reateOrderRequest\x12;\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.commerce.order.v1.NewOrderLineB\x04\xe2\x41\x01\x02R\x05lines\x12,\n\rpayment_token\x18\x03 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x0cpaymentToken\x12\x38\n\x07ship_to\x18\x04 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x06shipToJ\x04\x08\x01\x10\x02R\x07user_id\"E\n\x13\x43reateOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\",\n\x0fGetOrderRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\"B\n\x10GetOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\"\xdf\x01\n\x11ListOrdersRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\x12\x17\n\x07user_id\x18\x03 \x01(\tR\x06userId\x12\x33\n\x05state\x18\x04 \x01(\x0e\x32\x1d.commerce.order.v1.OrderStateR\x05state\x12@\n\x0eunfinished_for\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\runfinishedFor\"n\n\x12ListOrdersResponse\x12\x30\n\x06orders\x18\x01 \x03(\x0b\x32\x18.commerce.order.v1.OrderR\x06orders\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"T\n\x12\x43\x61ncelOrderRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12#\n\roperator_note\x18\x02 \x01(\tR\x0coperatorNote\"E\n\x13\x43\x61ncelOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\"[\n\x11WatchOrderRequest\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12+\n\x0e\x61\x66ter_position\x18\x02 \x01(\tB\x04\xa0\xe7\x18\x01R\rafterPosition\"f\n\x12WatchOrderResponse\x12.\n\x05order\x18\x01 \x01(\x0b\x32\x18.commerce.order.v1.OrderR\x05order\x12 \n\x08position\x18\x02 \x01(\tB\x04\xa0\xe7\x18\x01R\x08position*\xc8\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13ORDER_STATE_PENDING\x10\x01\x12\x19\n\x15ORDER_STATE_CONFIRMED\x10\x02\x12\x1a\n\x16ORDER_STATE_CANCELLING\x10\x03\x12\x17\n\x13ORDER_STATE_SHIPPED\x10\x04\x12\x19\n\x15ORDER_STATE_COMPLETED\x10\x05\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x06*\xde\x01\n\x0c\x43\x61ncelReason\x12\x1d\n\x19\x43\x41NCEL_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43\x41NCEL_REASON_PAYMENT_DECLINED\x10\x01\x12\x1e\n\x1a\x43\x41NCEL_REASON_OUT_OF_STOCK\x10\x02\x12\"\n\x1e\x43\x41NCEL_REASON_CUSTOMER_REQUEST\x10\x03\x12#\n\x1f\x43\x41NCEL_REASON_DEADLINE_EXCEEDED\x10\x04\x12\"\n\x1e\x43\x41NCEL_REASON_OPERATOR_REQUEST\x10\x05\x32\xa1\x05\n\x0cOrderService\x12~\n\x0b\x43reateOrder\x12%.commerce.order.v1.CreateOrderRequest\x1a&.commerce.order.v1.CreateOrderResponse\" \x98\xe7\x18\x01\x82\xd3\xe4\x93\x02\x16\"\n/v1/orders:\x01*b\x05order\x12|\n\x08GetOrder\x12\".commerce.order.v1.GetOrderRequest\x1a#.commerce.order.v1.GetOrderResponse\"\'\x90\x02\x01\x82\xd3\xe4\x93\x02\x1e\x12\x15/v1/orders/{order_id}b\x05order\x12p\n\nListOrders\x12$.commerce.order.v1.ListOrdersRequest\x1a%.commerce.order.v1.ListOrdersResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\x93\x01\n\x0b\x43\x61ncelOrder\x12%.commerce.order.v1.CancelOrderRequest\x1a&.commerce.order.v1.CancelOrderResponse\"5\x90\x02\x02\x98\xe7\x18\x01\x82\xd3\xe4\x93\x02(\"\x1c/v1/orders/{order_id}:cancel:\x01*b\x05order\x12\x8a\x01\n\nWatchOrder\x12$.commerce.order.v1.WatchOrderRequest\x1a%.commerce.order.v1.WatchOrderResponse\"-\x90\x02\x01\x82\xd3\xe4\x93\x02$\x12\x1b/v1/orders/{order_id}:watchb\x05order0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +40,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ORDER'].fields_by_name['ship_to']._loaded_options = None
   _globals['_ORDER'].fields_by_name['ship_to']._serialized_options = b'\200\001\001'
+  _globals['_NEWORDERLINE'].fields_by_name['sku']._loaded_options = None
+  _globals['_NEWORDERLINE'].fields_by_name['sku']._serialized_options = b'\342A\001\002'
+  _globals['_NEWORDERLINE'].fields_by_name['quantity']._loaded_options = None
+  _globals['_NEWORDERLINE'].fields_by_name['quantity']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEORDERREQUEST'].fields_by_name['lines']._loaded_options = None
+  _globals['_CREATEORDERREQUEST'].fields_by_name['lines']._serialized_options = b'\342A\001\002'
   _globals['_CREATEORDERREQUEST'].fields_by_name['payment_token']._loaded_options = None
-  _globals['_CREATEORDERREQUEST'].fields_by_name['payment_token']._serialized_options = b'\200\001\001'
+  _globals['_CREATEORDERREQUEST'].fields_by_name['payment_token']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_CREATEORDERREQUEST'].fields_by_name['ship_to']._loaded_options = None
   _globals['_CREATEORDERREQUEST'].fields_by_name['ship_to']._serialized_options = b'\200\001\001'
   _globals['_WATCHORDERREQUEST'].fields_by_name['after_position']._loaded_options = None
@@ -57,36 +64,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002\230\347\030\001\202\323\344\223\002(\"\034/v1/orders/{order_id}:cancel:\001*b\005order'
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001\202\323\344\223\002$\022\033/v1/orders/{order_id}:watchb\005order'
-  _globals['_ORDERSTATE']._serialized_start=1946
-  _globals['_ORDERSTATE']._serialized_end=2146
-  _globals['_CANCELREASON']._serialized_start=2149
-  _globals['_CANCELREASON']._serialized_end=2371
-  _globals['_ORDER']._serialized_start=245
-  _globals['_ORDER']._serialized_end=701
-  _globals['_ORDERLINE']._serialized_start=703
-  _globals['_ORDERLINE']._serialized_end=811
-  _globals['_NEWORDERLINE']._serialized_start=813
-  _globals['_NEWORDERLINE']._serialized_end=873
-  _globals['_CREATEORDERREQUEST']._serialized_start=876
-  _globals['_CREATEORDERREQUEST']._serialized_end=1066
-  _globals['_CREATEORDERRESPONSE']._serialized_start=1068
-  _globals['_CREATEORDERRESPONSE']._serialized_end=1137
-  _globals['_GETORDERREQUEST']._serialized_start=1139
-  _globals['_GETORDERREQUEST']._serialized_end=1183
-  _globals['_GETORDERRESPONSE']._serialized_start=1185
-  _globals['_GETORDERRESPONSE']._serialized_end=1251
-  _globals['_LISTORDERSREQUEST']._serialized_start=1254
-  _globals['_LISTORDERSREQUEST']._serialized_end=1477
-  _globals['_LISTORDERSRESPONSE']._serialized_start=1479
-  _globals['_LISTORDERSRESPONSE']._serialized_end=1589
-  _globals['_CANCELORDERREQUEST']._serialized_start=1591
-  _globals['_CANCELORDERREQUEST']._serialized_end=1675
-  _globals['_CANCELORDERRESPONSE']._serialized_start=1677
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1746
-  _globals['_WATCHORDERREQUEST']._serialized_start=1748
-  _globals['_WATCHORDERREQUEST']._serialized_end=1839
-  _globals['_WATCHORDERRESPONSE']._serialized_start=1841
-  _globals['_WATCHORDERRESPONSE']._serialized_end=1943
-  _globals['_ORDERSERVICE']._serialized_start=2374
-  _globals['_ORDERSERVICE']._serialized_end=3047
+  _globals['_ORDERSTATE']._serialized_start=2001
+  _globals['_ORDERSTATE']._serialized_end=2201
+  _globals['_CANCELREASON']._serialized_start=2204
+  _globals['_CANCELREASON']._serialized_end=2426
+  _globals['_ORDER']._serialized_start=278
+  _globals['_ORDER']._serialized_end=734
+  _globals['_ORDERLINE']._serialized_start=736
+  _globals['_ORDERLINE']._serialized_end=844
+  _globals['_NEWORDERLINE']._serialized_start=846
+  _globals['_NEWORDERLINE']._serialized_end=918
+  _globals['_CREATEORDERREQUEST']._serialized_start=921
+  _globals['_CREATEORDERREQUEST']._serialized_end=1121
+  _globals['_CREATEORDERRESPONSE']._serialized_start=1123
+  _globals['_CREATEORDERRESPONSE']._serialized_end=1192
+  _globals['_GETORDERREQUEST']._serialized_start=1194
+  _globals['_GETORDERREQUEST']._serialized_end=1238
+  _globals['_GETORDERRESPONSE']._serialized_start=1240
+  _globals['_GETORDERRESPONSE']._serialized_end=1306
+  _globals['_LISTORDERSREQUEST']._serialized_start=1309
+  _globals['_LISTORDERSREQUEST']._serialized_end=1532
+  _globals['_LISTORDERSRESPONSE']._serialized_start=1534
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1644
+  _globals['_CANCELORDERREQUEST']._serialized_start=1646
+  _globals['_CANCELORDERREQUEST']._serialized_end=1730
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1732
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1801
+  _globals['_WATCHORDERREQUEST']._serialized_start=1803
+  _globals['_WATCHORDERREQUEST']._serialized_end=1894
+  _globals['_WATCHORDERRESPONSE']._serialized_start=1896
+  _globals['_WATCHORDERRESPONSE']._serialized_end=1998
+  _globals['_ORDERSERVICE']._serialized_start=2429
+  _globals['_ORDERSERVICE']._serialized_end=3102
 # @@protoc_insertion_point(module_scope)

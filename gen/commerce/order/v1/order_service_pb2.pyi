@@ -173,7 +173,7 @@ class OrderLine(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The product's sku."""
+    """The product's sku, as in `sample-mug`."""
     quantity: _builtins.int
     """How many pieces: 1 to 10000."""
     @_builtins.property
@@ -204,7 +204,7 @@ class NewOrderLine(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The product's sku; each sku at most once."""
+    """The product's sku, as in `sample-mug`; each sku at most once."""
     quantity: _builtins.int
     """How many pieces: 1 to 10000."""
     def __init__(
@@ -231,7 +231,7 @@ class CreateOrderRequest(_message.Message):
     PAYMENT_TOKEN_FIELD_NUMBER: _builtins.int
     SHIP_TO_FIELD_NUMBER: _builtins.int
     payment_token: _builtins.str
-    """The payment provider's token for the customer's card."""
+    """The payment provider's token for the customer's card, as in `tok_ok`."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewOrderLine]:
         """What to order: 1 to 100 lines."""

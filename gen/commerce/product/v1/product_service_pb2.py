@@ -23,19 +23,26 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from weftapi.v1 import annotations_pb2 as weftapi_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/product/v1/product_service.proto\x12\x13\x63ommerce.product.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x1cweftapi/v1/annotations.proto\"\xcf\x02\n\x07Product\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x14\n\x05title\x18\x02 \x01(\tR\x05title\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12(\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyR\x05price\x12\x1b\n\x06\x61\x63tive\x18\x05 \x01(\x08H\x00R\x06\x61\x63tive\x88\x01\x01\x12\x1a\n\x08revision\x18\x06 \x01(\x03R\x08revision\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x12\n\x04\x65tag\x18\t \x01(\tR\x04\x65tagB\t\n\x07_active\"N\n\x14\x43reateProductRequest\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"O\n\x15\x43reateProductResponse\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"\x8b\x01\n\x14UpdateProductRequest\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"O\n\x15UpdateProductResponse\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"%\n\x11GetProductRequest\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\"L\n\x12GetProductResponse\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"-\n\x17\x42\x61tchGetProductsRequest\x12\x12\n\x04skus\x18\x01 \x03(\tR\x04skus\"T\n\x18\x42\x61tchGetProductsResponse\x12\x38\n\x08products\x18\x01 \x03(\x0b\x32\x1c.commerce.product.v1.ProductR\x08products\"Q\n\x13ListProductsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListProductsResponse\x12\x38\n\x08products\x18\x01 \x03(\x0b\x32\x1c.commerce.product.v1.ProductR\x08products\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xd1\x05\n\x0eProductService\x12\x92\x01\n\rCreateProduct\x12).commerce.product.v1.CreateProductRequest\x1a*.commerce.product.v1.CreateProductResponse\"*\x88\xe7\x18\x02\x82\xd3\xe4\x93\x02 \"\x0c/v1/products:\x07productb\x07product\x12\xa0\x01\n\rUpdateProduct\x12).commerce.product.v1.UpdateProductRequest\x1a*.commerce.product.v1.UpdateProductResponse\"8\x88\xe7\x18\x02\x82\xd3\xe4\x93\x02.2\x1a/v1/products/{product.sku}:\x07productb\x07product\x12\x89\x01\n\nGetProduct\x12&.commerce.product.v1.GetProductRequest\x1a\'.commerce.product.v1.GetProductResponse\"*\x90\x02\x01\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x1d\x12\x12/v1/products/{sku}b\x07product\x12x\n\x10\x42\x61tchGetProducts\x12,.commerce.product.v1.BatchGetProductsRequest\x1a-.commerce.product.v1.BatchGetProductsResponse\"\x07\x90\x02\x01\x88\xe7\x18\x01\x12\x80\x01\n\x0cListProducts\x12(.commerce.product.v1.ListProductsRequest\x1a).commerce.product.v1.ListProductsResponse\"\x1b\x90\x02\x01\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/productsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)commerce/product/v1/product_service.proto\x12\x13\x63ommerce.product.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x1cweftapi/v1/annotations.proto\"\xe1\x02\n\x07Product\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\x12\x14\n\x05title\x18\x02 \x01(\tR\x05title\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12(\n\x05price\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyR\x05price\x12\x1b\n\x06\x61\x63tive\x18\x05 \x01(\x08H\x00R\x06\x61\x63tive\x88\x01\x01\x12 \n\x08revision\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03R\x08revision\x12\x41\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTime\x12\x41\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\nupdateTime\x12\x12\n\x04\x65tag\x18\t \x01(\tR\x04\x65tagB\t\n\x07_active\"N\n\x14\x43reateProductRequest\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"O\n\x15\x43reateProductResponse\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"\x8b\x01\n\x14UpdateProductRequest\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"O\n\x15UpdateProductResponse\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"%\n\x11GetProductRequest\x12\x10\n\x03sku\x18\x01 \x01(\tR\x03sku\"L\n\x12GetProductResponse\x12\x36\n\x07product\x18\x01 \x01(\x0b\x32\x1c.commerce.product.v1.ProductR\x07product\"-\n\x17\x42\x61tchGetProductsRequest\x12\x12\n\x04skus\x18\x01 \x03(\tR\x04skus\"T\n\x18\x42\x61tchGetProductsResponse\x12\x38\n\x08products\x18\x01 \x03(\x0b\x32\x1c.commerce.product.v1.ProductR\x08products\"Q\n\x13ListProductsRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"x\n\x14ListProductsResponse\x12\x38\n\x08products\x18\x01 \x03(\x0b\x32\x1c.commerce.product.v1.ProductR\x08products\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xd1\x05\n\x0eProductService\x12\x92\x01\n\rCreateProduct\x12).commerce.product.v1.CreateProductRequest\x1a*.commerce.product.v1.CreateProductResponse\"*\x88\xe7\x18\x02\x82\xd3\xe4\x93\x02 \"\x0c/v1/products:\x07productb\x07product\x12\xa0\x01\n\rUpdateProduct\x12).commerce.product.v1.UpdateProductRequest\x1a*.commerce.product.v1.UpdateProductResponse\"8\x88\xe7\x18\x02\x82\xd3\xe4\x93\x02.2\x1a/v1/products/{product.sku}:\x07productb\x07product\x12\x89\x01\n\nGetProduct\x12&.commerce.product.v1.GetProductRequest\x1a\'.commerce.product.v1.GetProductResponse\"*\x90\x02\x01\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x1d\x12\x12/v1/products/{sku}b\x07product\x12x\n\x10\x42\x61tchGetProducts\x12,.commerce.product.v1.BatchGetProductsRequest\x1a-.commerce.product.v1.BatchGetProductsResponse\"\x07\x90\x02\x01\x88\xe7\x18\x01\x12\x80\x01\n\x0cListProducts\x12(.commerce.product.v1.ListProductsRequest\x1a).commerce.product.v1.ListProductsResponse\"\x1b\x90\x02\x01\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/productsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.product.v1.product_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['revision']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['revision']._serialized_options = b'\342A\001\003'
+  _globals['_PRODUCT'].fields_by_name['create_time']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_PRODUCT'].fields_by_name['update_time']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_PRODUCTSERVICE'].methods_by_name['CreateProduct']._loaded_options = None
   _globals['_PRODUCTSERVICE'].methods_by_name['CreateProduct']._serialized_options = b'\210\347\030\002\202\323\344\223\002 \"\014/v1/products:\007productb\007product'
   _globals['_PRODUCTSERVICE'].methods_by_name['UpdateProduct']._loaded_options = None
@@ -46,28 +53,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTSERVICE'].methods_by_name['BatchGetProducts']._serialized_options = b'\220\002\001\210\347\030\001'
   _globals['_PRODUCTSERVICE'].methods_by_name['ListProducts']._loaded_options = None
   _globals['_PRODUCTSERVICE'].methods_by_name['ListProducts']._serialized_options = b'\220\002\001\210\347\030\001\202\323\344\223\002\016\022\014/v1/products'
-  _globals['_PRODUCT']._serialized_start=219
-  _globals['_PRODUCT']._serialized_end=554
-  _globals['_CREATEPRODUCTREQUEST']._serialized_start=556
-  _globals['_CREATEPRODUCTREQUEST']._serialized_end=634
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=636
-  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=715
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=718
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=857
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=859
-  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=938
-  _globals['_GETPRODUCTREQUEST']._serialized_start=940
-  _globals['_GETPRODUCTREQUEST']._serialized_end=977
-  _globals['_GETPRODUCTRESPONSE']._serialized_start=979
-  _globals['_GETPRODUCTRESPONSE']._serialized_end=1055
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1057
-  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1102
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1104
-  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=1188
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1190
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1271
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1273
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1393
-  _globals['_PRODUCTSERVICE']._serialized_start=1396
-  _globals['_PRODUCTSERVICE']._serialized_end=2117
+  _globals['_PRODUCT']._serialized_start=252
+  _globals['_PRODUCT']._serialized_end=605
+  _globals['_CREATEPRODUCTREQUEST']._serialized_start=607
+  _globals['_CREATEPRODUCTREQUEST']._serialized_end=685
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_start=687
+  _globals['_CREATEPRODUCTRESPONSE']._serialized_end=766
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=769
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=908
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_start=910
+  _globals['_UPDATEPRODUCTRESPONSE']._serialized_end=989
+  _globals['_GETPRODUCTREQUEST']._serialized_start=991
+  _globals['_GETPRODUCTREQUEST']._serialized_end=1028
+  _globals['_GETPRODUCTRESPONSE']._serialized_start=1030
+  _globals['_GETPRODUCTRESPONSE']._serialized_end=1106
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_start=1108
+  _globals['_BATCHGETPRODUCTSREQUEST']._serialized_end=1153
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_start=1155
+  _globals['_BATCHGETPRODUCTSRESPONSE']._serialized_end=1239
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=1241
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1322
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1324
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1444
+  _globals['_PRODUCTSERVICE']._serialized_start=1447
+  _globals['_PRODUCTSERVICE']._serialized_end=2168
 # @@protoc_insertion_point(module_scope)

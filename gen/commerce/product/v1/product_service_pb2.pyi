@@ -193,7 +193,7 @@ class GetProductRequest(_message.Message):
 
     SKU_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The product's sku."""
+    """The product's sku, as in `sample-mug`."""
     def __init__(
         self,
         *,

@@ -120,7 +120,7 @@ class ShipmentLine(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """The product's sku."""
+    """The product's sku, as in `sample-mug`."""
     quantity: _builtins.int
     """How many pieces."""
     def __init__(

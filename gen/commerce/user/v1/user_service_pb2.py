@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import postal_address_pb2 as google_dot_type_dot_postal__address__pb2
 from weftapi.v1 import annotations_pb2 as weftapi_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#commerce/user/v1/user_service.proto\x12\x10\x63ommerce.user.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a google/type/postal_address.proto\x1a\x1cweftapi/v1/annotations.proto\"\xf7\x02\n\x04User\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x19\n\x05\x65mail\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05\x65mail\x12&\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0b\x64isplayName\x12\x39\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x07\x61\x64\x64ress\x12.\n\x04role\x18\x05 \x01(\x0e\x32\x1a.commerce.user.v1.UserRoleR\x04role\x12\x1a\n\x08revision\x18\x06 \x01(\x03R\x08revision\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x12\n\x04\x65tag\x18\t \x01(\tR\x04\x65tag\"\xfd\x01\n\x07Session\x12&\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x0b\x61\x63\x63\x65ssToken\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12(\n\rrefresh_token\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\x12\x17\n\x07user_id\x18\x05 \x01(\tR\x06userId\"t\n\nSigningKey\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12\x10\n\x03kty\x18\x02 \x01(\tR\x03kty\x12\x10\n\x03\x63rv\x18\x03 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x04 \x01(\tR\x01x\x12\x10\n\x03use\x18\x05 \x01(\tR\x03use\x12\x10\n\x03\x61lg\x18\x06 \x01(\tR\x03\x61lg\"\xb4\x01\n\x13RegisterUserRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05\x65mail\x12\x1f\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01R\x08password\x12&\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0b\x64isplayName\x12\x39\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x07\x61\x64\x64ress\"B\n\x14RegisterUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\")\n\x0eGetUserRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"=\n\x0fGetUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\"|\n\x11UpdateUserRequest\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"@\n\x12UpdateUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\"\x88\x01\n\x15\x43hangePasswordRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12.\n\x10\x63urrent_password\x18\x02 \x01(\tB\x03\x80\x01\x01R\x0f\x63urrentPassword\x12&\n\x0cnew_password\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0bnewPassword\"\x18\n\x16\x43hangePasswordResponse\"K\n\rSignInRequest\x12\x19\n\x05\x65mail\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05\x65mail\x12\x1f\n\x08password\x18\x02 \x01(\tB\x03\x80\x01\x01R\x08password\"E\n\x0eSignInResponse\x12\x33\n\x07session\x18\x01 \x01(\x0b\x32\x19.commerce.user.v1.SessionR\x07session\"A\n\x15RefreshSessionRequest\x12(\n\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x0crefreshToken\"M\n\x16RefreshSessionResponse\x12\x33\n\x07session\x18\x01 \x01(\x0b\x32\x19.commerce.user.v1.SessionR\x07session\":\n\x0eSignOutRequest\x12(\n\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x0crefreshToken\"\x11\n\x0fSignOutResponse\"\x17\n\x15GetSigningKeysRequest\"J\n\x16GetSigningKeysResponse\x12\x30\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.commerce.user.v1.SigningKeyR\x04keys*R\n\x08UserRole\x12\x19\n\x15USER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12USER_ROLE_CUSTOMER\x10\x01\x12\x13\n\x0fUSER_ROLE_ADMIN\x10\x02\x32\xa7\x08\n\x0bUserService\x12}\n\x0cRegisterUser\x12%.commerce.user.v1.RegisterUserRequest\x1a&.commerce.user.v1.RegisterUserResponse\"\x1e\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x14\"\t/v1/users:\x01*b\x04user\x12t\n\x07GetUser\x12 .commerce.user.v1.GetUserRequest\x1a!.commerce.user.v1.GetUserResponse\"$\x90\x02\x01\x82\xd3\xe4\x93\x02\x1b\x12\x13/v1/users/{user_id}b\x04user\x12\x85\x01\n\nUpdateUser\x12#.commerce.user.v1.UpdateUserRequest\x1a$.commerce.user.v1.UpdateUserResponse\",\x82\xd3\xe4\x93\x02&2\x18/v1/users/{user.user_id}:\x04userb\x04user\x12\x92\x01\n\x0e\x43hangePassword\x12\'.commerce.user.v1.ChangePasswordRequest\x1a(.commerce.user.v1.ChangePasswordResponse\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:changePassword:\x01*\x12q\n\x06SignIn\x12\x1f.commerce.user.v1.SignInRequest\x1a .commerce.user.v1.SignInResponse\"$\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x1a\"\x0c/v1/sessions:\x01*b\x07session\x12\x91\x01\n\x0eRefreshSession\x12\'.commerce.user.v1.RefreshSessionRequest\x1a(.commerce.user.v1.RefreshSessionResponse\",\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\"\"\x14/v1/sessions:refresh:\x01*b\x07session\x12r\n\x07SignOut\x12 .commerce.user.v1.SignOutRequest\x1a!.commerce.user.v1.SignOutResponse\"\"\x90\x02\x02\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x15\"\x10/v1/sessions:end:\x01*\x12\x8a\x01\n\x0eGetSigningKeys\x12\'.commerce.user.v1.GetSigningKeysRequest\x1a(.commerce.user.v1.GetSigningKeysResponse\"%\x90\x02\x01\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.jsonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#commerce/user/v1/user_service.proto\x12\x10\x63ommerce.user.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a google/type/postal_address.proto\x1a\x1cweftapi/v1/annotations.proto\"\x93\x03\n\x04User\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1d\n\x05\x65mail\x18\x02 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x03R\x05\x65mail\x12&\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0b\x64isplayName\x12\x39\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x07\x61\x64\x64ress\x12\x34\n\x04role\x18\x05 \x01(\x0e\x32\x1a.commerce.user.v1.UserRoleB\x04\xe2\x41\x01\x03R\x04role\x12 \n\x08revision\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03R\x08revision\x12\x41\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\ncreateTime\x12\x41\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03R\nupdateTime\x12\x12\n\x04\x65tag\x18\t \x01(\tR\x04\x65tag\"\xfd\x01\n\x07Session\x12&\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x0b\x61\x63\x63\x65ssToken\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12(\n\rrefresh_token\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\x12\x17\n\x07user_id\x18\x05 \x01(\tR\x06userId\"t\n\nSigningKey\x12\x10\n\x03kid\x18\x01 \x01(\tR\x03kid\x12\x10\n\x03kty\x18\x02 \x01(\tR\x03kty\x12\x10\n\x03\x63rv\x18\x03 \x01(\tR\x03\x63rv\x12\x0c\n\x01x\x18\x04 \x01(\tR\x01x\x12\x10\n\x03use\x18\x05 \x01(\tR\x03use\x12\x10\n\x03\x61lg\x18\x06 \x01(\tR\x03\x61lg\"\xbc\x01\n\x13RegisterUserRequest\x12\x1d\n\x05\x65mail\x18\x01 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x05\x65mail\x12#\n\x08password\x18\x02 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x08password\x12&\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x03\x80\x01\x01R\x0b\x64isplayName\x12\x39\n\x07\x61\x64\x64ress\x18\x04 \x01(\x0b\x32\x1a.google.type.PostalAddressB\x03\x80\x01\x01R\x07\x61\x64\x64ress\"B\n\x14RegisterUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\")\n\x0eGetUserRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\"=\n\x0fGetUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\"|\n\x11UpdateUserRequest\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"@\n\x12UpdateUserResponse\x12*\n\x04user\x18\x01 \x01(\x0b\x32\x16.commerce.user.v1.UserR\x04user\"\x90\x01\n\x15\x43hangePasswordRequest\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x32\n\x10\x63urrent_password\x18\x02 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x0f\x63urrentPassword\x12*\n\x0cnew_password\x18\x03 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x0bnewPassword\"\x18\n\x16\x43hangePasswordResponse\"S\n\rSignInRequest\x12\x1d\n\x05\x65mail\x18\x01 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x05\x65mail\x12#\n\x08password\x18\x02 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x08password\"E\n\x0eSignInResponse\x12\x33\n\x07session\x18\x01 \x01(\x0b\x32\x19.commerce.user.v1.SessionR\x07session\"E\n\x15RefreshSessionRequest\x12,\n\rrefresh_token\x18\x01 \x01(\tB\x07\x80\x01\x01\xe2\x41\x01\x02R\x0crefreshToken\"M\n\x16RefreshSessionResponse\x12\x33\n\x07session\x18\x01 \x01(\x0b\x32\x19.commerce.user.v1.SessionR\x07session\":\n\x0eSignOutRequest\x12(\n\rrefresh_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x0crefreshToken\"\x11\n\x0fSignOutResponse\"\x17\n\x15GetSigningKeysRequest\"J\n\x16GetSigningKeysResponse\x12\x30\n\x04keys\x18\x01 \x03(\x0b\x32\x1c.commerce.user.v1.SigningKeyR\x04keys*R\n\x08UserRole\x12\x19\n\x15USER_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12USER_ROLE_CUSTOMER\x10\x01\x12\x13\n\x0fUSER_ROLE_ADMIN\x10\x02\x32\xa7\x08\n\x0bUserService\x12}\n\x0cRegisterUser\x12%.commerce.user.v1.RegisterUserRequest\x1a&.commerce.user.v1.RegisterUserResponse\"\x1e\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x14\"\t/v1/users:\x01*b\x04user\x12t\n\x07GetUser\x12 .commerce.user.v1.GetUserRequest\x1a!.commerce.user.v1.GetUserResponse\"$\x90\x02\x01\x82\xd3\xe4\x93\x02\x1b\x12\x13/v1/users/{user_id}b\x04user\x12\x85\x01\n\nUpdateUser\x12#.commerce.user.v1.UpdateUserRequest\x1a$.commerce.user.v1.UpdateUserResponse\",\x82\xd3\xe4\x93\x02&2\x18/v1/users/{user.user_id}:\x04userb\x04user\x12\x92\x01\n\x0e\x43hangePassword\x12\'.commerce.user.v1.ChangePasswordRequest\x1a(.commerce.user.v1.ChangePasswordResponse\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:changePassword:\x01*\x12q\n\x06SignIn\x12\x1f.commerce.user.v1.SignInRequest\x1a .commerce.user.v1.SignInResponse\"$\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x1a\"\x0c/v1/sessions:\x01*b\x07session\x12\x91\x01\n\x0eRefreshSession\x12\'.commerce.user.v1.RefreshSessionRequest\x1a(.commerce.user.v1.RefreshSessionResponse\",\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\"\"\x14/v1/sessions:refresh:\x01*b\x07session\x12r\n\x07SignOut\x12 .commerce.user.v1.SignOutRequest\x1a!.commerce.user.v1.SignOutResponse\"\"\x90\x02\x02\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x15\"\x10/v1/sessions:end:\x01*\x12\x8a\x01\n\x0eGetSigningKeys\x12\'.commerce.user.v1.GetSigningKeysRequest\x1a(.commerce.user.v1.GetSigningKeysResponse\"%\x90\x02\x01\x88\xe7\x18\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.jsonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,33 +38,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'commerce.user.v1.user_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USER'].fields_by_name['email']._loaded_options = None
-  _globals['_USER'].fields_by_name['email']._serialized_options = b'\200\001\001'
+  _globals['_USER'].fields_by_name['email']._serialized_options = b'\200\001\001\342A\001\003'
   _globals['_USER'].fields_by_name['display_name']._loaded_options = None
   _globals['_USER'].fields_by_name['display_name']._serialized_options = b'\200\001\001'
   _globals['_USER'].fields_by_name['address']._loaded_options = None
   _globals['_USER'].fields_by_name['address']._serialized_options = b'\200\001\001'
+  _globals['_USER'].fields_by_name['role']._loaded_options = None
+  _globals['_USER'].fields_by_name['role']._serialized_options = b'\342A\001\003'
+  _globals['_USER'].fields_by_name['revision']._loaded_options = None
+  _globals['_USER'].fields_by_name['revision']._serialized_options = b'\342A\001\003'
+  _globals['_USER'].fields_by_name['create_time']._loaded_options = None
+  _globals['_USER'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
+  _globals['_USER'].fields_by_name['update_time']._loaded_options = None
+  _globals['_USER'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
   _globals['_SESSION'].fields_by_name['access_token']._loaded_options = None
   _globals['_SESSION'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
   _globals['_SESSION'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_SESSION'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._serialized_options = b'\200\001\001'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._loaded_options = None
-  _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['display_name']._loaded_options = None
   _globals['_REGISTERUSERREQUEST'].fields_by_name['display_name']._serialized_options = b'\200\001\001'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['address']._loaded_options = None
   _globals['_REGISTERUSERREQUEST'].fields_by_name['address']._serialized_options = b'\200\001\001'
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._loaded_options = None
-  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001'
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
-  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001'
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_SIGNINREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_SIGNINREQUEST'].fields_by_name['email']._serialized_options = b'\200\001\001'
+  _globals['_SIGNINREQUEST'].fields_by_name['email']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_SIGNINREQUEST'].fields_by_name['password']._loaded_options = None
-  _globals['_SIGNINREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001'
+  _globals['_SIGNINREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._loaded_options = None
-  _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001'
+  _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001\342A\001\002'
   _globals['_SIGNOUTREQUEST'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_SIGNOUTREQUEST'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001'
   _globals['_USERSERVICE'].methods_by_name['RegisterUser']._loaded_options = None
@@ -82,46 +91,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['SignOut']._serialized_options = b'\220\002\002\210\347\030\001\202\323\344\223\002\025\"\020/v1/sessions:end:\001*'
   _globals['_USERSERVICE'].methods_by_name['GetSigningKeys']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['GetSigningKeys']._serialized_options = b'\220\002\001\210\347\030\001\202\323\344\223\002\030\022\026/.well-known/jwks.json'
-  _globals['_USERROLE']._serialized_start=2158
-  _globals['_USERROLE']._serialized_end=2240
-  _globals['_USER']._serialized_start=219
-  _globals['_USER']._serialized_end=594
-  _globals['_SESSION']._serialized_start=597
-  _globals['_SESSION']._serialized_end=850
-  _globals['_SIGNINGKEY']._serialized_start=852
-  _globals['_SIGNINGKEY']._serialized_end=968
-  _globals['_REGISTERUSERREQUEST']._serialized_start=971
-  _globals['_REGISTERUSERREQUEST']._serialized_end=1151
-  _globals['_REGISTERUSERRESPONSE']._serialized_start=1153
-  _globals['_REGISTERUSERRESPONSE']._serialized_end=1219
-  _globals['_GETUSERREQUEST']._serialized_start=1221
-  _globals['_GETUSERREQUEST']._serialized_end=1262
-  _globals['_GETUSERRESPONSE']._serialized_start=1264
-  _globals['_GETUSERRESPONSE']._serialized_end=1325
-  _globals['_UPDATEUSERREQUEST']._serialized_start=1327
-  _globals['_UPDATEUSERREQUEST']._serialized_end=1451
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=1453
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=1517
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1520
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1656
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1658
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1682
-  _globals['_SIGNINREQUEST']._serialized_start=1684
-  _globals['_SIGNINREQUEST']._serialized_end=1759
-  _globals['_SIGNINRESPONSE']._serialized_start=1761
-  _globals['_SIGNINRESPONSE']._serialized_end=1830
-  _globals['_REFRESHSESSIONREQUEST']._serialized_start=1832
-  _globals['_REFRESHSESSIONREQUEST']._serialized_end=1897
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=1899
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=1976
-  _globals['_SIGNOUTREQUEST']._serialized_start=1978
-  _globals['_SIGNOUTREQUEST']._serialized_end=2036
-  _globals['_SIGNOUTRESPONSE']._serialized_start=2038
-  _globals['_SIGNOUTRESPONSE']._serialized_end=2055
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=2057
-  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=2080
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=2082
-  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=2156
-  _globals['_USERSERVICE']._serialized_start=2243
-  _globals['_USERSERVICE']._serialized_end=3306
+  _globals['_USERROLE']._serialized_start=2247
+  _globals['_USERROLE']._serialized_end=2329
+  _globals['_USER']._serialized_start=252
+  _globals['_USER']._serialized_end=655
+  _globals['_SESSION']._serialized_start=658
+  _globals['_SESSION']._serialized_end=911
+  _globals['_SIGNINGKEY']._serialized_start=913
+  _globals['_SIGNINGKEY']._serialized_end=1029
+  _globals['_REGISTERUSERREQUEST']._serialized_start=1032
+  _globals['_REGISTERUSERREQUEST']._serialized_end=1220
+  _globals['_REGISTERUSERRESPONSE']._serialized_start=1222
+  _globals['_REGISTERUSERRESPONSE']._serialized_end=1288
+  _globals['_GETUSERREQUEST']._serialized_start=1290
+  _globals['_GETUSERREQUEST']._serialized_end=1331
+  _globals['_GETUSERRESPONSE']._serialized_start=1333
+  _globals['_GETUSERRESPONSE']._serialized_end=1394
+  _globals['_UPDATEUSERREQUEST']._serialized_start=1396
+  _globals['_UPDATEUSERREQUEST']._serialized_end=1520
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=1522
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=1586
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1589
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1733
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1735
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1759
+  _globals['_SIGNINREQUEST']._serialized_start=1761
+  _globals['_SIGNINREQUEST']._serialized_end=1844
+  _globals['_SIGNINRESPONSE']._serialized_start=1846
+  _globals['_SIGNINRESPONSE']._serialized_end=1915
+  _globals['_REFRESHSESSIONREQUEST']._serialized_start=1917
+  _globals['_REFRESHSESSIONREQUEST']._serialized_end=1986
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=1988
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=2065
+  _globals['_SIGNOUTREQUEST']._serialized_start=2067
+  _globals['_SIGNOUTREQUEST']._serialized_end=2125
+  _globals['_SIGNOUTRESPONSE']._serialized_start=2127
+  _globals['_SIGNOUTRESPONSE']._serialized_end=2144
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_start=2146
+  _globals['_GETSIGNINGKEYSREQUEST']._serialized_end=2169
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_start=2171
+  _globals['_GETSIGNINGKEYSRESPONSE']._serialized_end=2245
+  _globals['_USERSERVICE']._serialized_start=2332
+  _globals['_USERSERVICE']._serialized_end=3395
 # @@protoc_insertion_point(module_scope)
