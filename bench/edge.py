@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from bench import databases
-from bench.calls import RPCS, Plan, Server
+from bench.calls import Plan, Server
 from bench.report import Figure, Target, number
 from bench.services import run_gateway, run_service
 from bench.stage import environment, result_of, running
@@ -47,8 +47,8 @@ async def measure(stage: Stage) -> Sequence[Figure]:
     figures: list[Figure] = []
     stage.display.step("starting the servers")
     async with _servers(folder, issuer) as servers:
-        for rpc in RPCS:
-            service = servers[_SERVICE_OF[rpc]]
+        for rpc, name in _SERVICE_OF.items():
+            service = servers[name]
             mine = {"bare": servers["bare"], "gRPC": service, "REST": _both(servers["gateway"], service)}
             plan = Plan(rpc, authorization, mine, stage.scale.calls, stage.scale.calls // 4, stage.scale.call_rounds)
             plan.write(folder / f"{rpc}.json")
