@@ -170,6 +170,8 @@ class Tracing:
         place = self.current() if parent is None else parent
         if self._tracer is not None and not self._skips(place):
             span = self.start_span(name, kind=kind, attributes=attributes, parent=parent, links=links)
+            if not span.is_recording():  # Its place is written once, however often it is asked for.
+                return _Current(Elsewhere(TraceContext.of_span(span)))
             return _Recorded(span, reports=reports)
         if place and parent is None:
             return nullcontext(get_current_span())

@@ -73,9 +73,10 @@ class Headers:
                 if name in also:
                     others.append(_passed_on(also[name], value))
             elif (key := _PASSED_ON.get(name)) is not None:
-                if key in metadata or len(value) > _LONGEST or not _PRINTABLE.fullmatch(value):
+                text = value.decode("latin-1")
+                if key in metadata or len(text) > _LONGEST or not (text.isascii() and text.isprintable()):
                     raise _bad_header(key, f"must be there once, in at most {_LONGEST} characters of ASCII")
-                metadata[key] = value.decode("ascii")
+                metadata[key] = text
             elif name == b"content-type":
                 self.is_json = _JSON.fullmatch(value) is not None
             elif name == b"traceparent":

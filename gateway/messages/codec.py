@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def parse(body: bytes | bytearray) -> Any:
     """Return what a JSON text says. Raises `Wrong` if it is none, or if an object has a key twice."""
     try:
-        return json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        return _JSON.decode(body.decode())
     except Wrong:
         raise
     except UnicodeDecodeError as error:
@@ -51,6 +51,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise Wrong(("", f"the body is not JSON: write {name} as a string"))
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 class Codec:
